@@ -1,0 +1,203 @@
+"""The command line. Nothing heavy is imported before a command is known, so that `--help` answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pipeline import __version__
+from pipeline.errors import PipelineError
+
+STAGES = {
+    "world": "write the micro-world of the demo as ordinary files: crawl, conversations, problems, evaluations",
+    "corpus": "raw pages and texts to cleaned Parquet shards",
+    "tokenizer": "train or take a tokenizer, and write token shards",
+    "pretrain": "pretrain a model on token shards",
+    "sft": "fine-tune a model on conversations or completions",
+    "grpo": "train a model by reinforcement with verifiable rewards",
+    "evaluate": "ask a checkpoint the recipe's questions",
+    "report": "write the report of a run",
+}
+
+Handler = Callable[[argparse.Namespace, list[str]], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit with 0, or with 1 and one message (130 after Ctrl-C)."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if not hasattr(options, "handler"):
+        parser.print_help()
+        sys.exit(2)
+    if overrides and not options.takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    try:
+        status = options.handler(options, overrides)
+    except PipelineError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        if options.debug:
+            raise
+        print("\ninterrupted: the same command goes on from the newest checkpoint", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # `pipeline lineage ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pipeline", description="From raw web pages to an aligned reasoning model, one recipe a stage."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, help: str, handler: Handler, *, overrides: bool = False) -> argparse.ArgumentParser:
+        extra = "; --KEY VALUE overrides a key of the recipe" if overrides else ""
+        added = commands.add_parser(name, help=help, description=help + extra, allow_abbrev=False)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        added.set_defaults(handler=handler, takes_overrides=overrides)
+        return added
+
+    for name, help in STAGES.items():
+        stage = command(name, help, _stage, overrides=True)
+        stage.set_defaults(stage=name)
+        required = name != "report"
+        if not required:
+            stage.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, such as runs/demo")
+        stage.add_argument("--config", required=required, metavar="FILE", help="the recipe")
+        stage.add_argument("--overwrite", action="store_true", help="move what lies in output_dir aside and start anew")
+
+    run = command(
+        "run", "every stage of a folder of recipes in order, only what is not up to date", _run, overrides=True
+    )
+    run.add_argument("folder", help="a folder of recipes, such as recipes/demo")
+    run.add_argument("--seed", type=int, help="seed of every stage")
+    run.add_argument("--output", metavar="DIR", help="write the run here instead of where the recipes say")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    run.add_argument("--accelerate", metavar="FILE", help="Accelerate config for the training stages")
+    run.add_argument("--overwrite", action="store_true", help="move what an earlier run wrote aside and start anew")
+
+    plan = command(
+        "plan", "what a recipe or a folder of them would do, and all that is wrong with it", _plan, overrides=True
+    )
+    plan.add_argument("path", help="a recipe or a folder of recipes")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
+    importing = command("import", "turn a GGUF file or a Hugging Face checkpoint into a stage directory", _import)
+    importing.add_argument(
+        "source", help="a .gguf file, a directory, a hub id, or package:NAME for a file in a Python package"
+    )
+    importing.add_argument("output_dir", help="the stage directory to write")
+    importing.add_argument("--revision", help="of a hub id")
+
+    chat = command("chat", "talk to a checkpoint in the terminal", _chat)
+    chat.add_argument("checkpoint", help="a stage directory, a Hugging Face directory or a hub id")
+    chat.add_argument("--temperature", type=float, default=0.7)
+    chat.add_argument("--max_new_tokens", type=int, default=256)
+    chat.add_argument("--system", help="a system message")
+
+    lineage = command("lineage", "print a checkpoint's ancestry and verify every hash", _lineage)
+    lineage.add_argument("path", help="a stage directory")
+
+    command("rewards", "list the rewards that a recipe can name", _rewards)
+
+    schema = command("schema", "print the JSON Schema of a stage's recipe, for editors", _schema)
+    schema.add_argument("stage", choices=list(STAGES))
+    return parser
+
+
+def _stage(options: argparse.Namespace, overrides: list[str]) -> int:
+    import dataclasses
+
+    from pipeline import stages
+
+    if options.config is None:
+        if not options.run:
+            raise PipelineError(
+                "pipeline report: name a run's folder (pipeline report runs/demo) or a recipe (--config FILE)"
+            )
+        from pipeline.reporting import report
+
+        print(report(options.run))
+        return 0
+    recipe = stages.load_recipe(options.config, options.stage, overrides)
+    stages.find(options.stage).run(dataclasses.replace(recipe, overwrite=options.overwrite))
+    return 0
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    from pipeline.run import run_folder
+
+    return run_folder(
+        options.folder,
+        overrides,
+        seed=options.seed,
+        output=options.output,
+        until=options.until,
+        accelerate=options.accelerate,
+        overwrite=options.overwrite,
+    )
+
+
+def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
+    from pipeline.plan import plan
+
+    found = plan(options.path, overrides)
+    print(found.to_json() if options.json else found.to_text())
+    return 1 if found.complaints else 0
+
+
+def _import(options: argparse.Namespace, overrides: list[str]) -> int:
+    from pipeline.training.importing import import_checkpoint
+
+    import_checkpoint(options.source, options.output_dir, revision=options.revision)
+    return 0
+
+
+def _chat(options: argparse.Namespace, overrides: list[str]) -> int:
+    from pipeline.chat.terminal import chat
+
+    chat(
+        options.checkpoint,
+        temperature=options.temperature,
+        max_new_tokens=options.max_new_tokens,
+        system=options.system,
+    )
+    return 0
+
+
+def _lineage(options: argparse.Namespace, overrides: list[str]) -> int:
+    from pipeline.manifest import lineage
+
+    text, problems = lineage(options.path)
+    print(text)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _rewards(options: argparse.Namespace, overrides: list[str]) -> int:
+    from pipeline.rewards import describe
+
+    for row in describe():
+        print(f"{row['name']}  [{row['range']}]  reads {row['reads']}\n    {row['summary']}")
+        if row["parameters"]:
+            print(f"    parameters: {row['parameters']}")
+        if row["example"]:
+            print(f"    example: {row['example']}")
+    return 0
+
+
+def _schema(options: argparse.Namespace, overrides: list[str]) -> int:
+    import json
+
+    from pipeline import stages
+    from pipeline.recipe import json_schema
+
+    print(json.dumps(json_schema(stages.find(options.stage)), indent=2))
+    return 0

@@ -1,0 +1,1 @@
+"""Conversations: chat templates, roles, and which tokens of a conversation are trained on."""

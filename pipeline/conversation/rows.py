@@ -1,0 +1,105 @@
+"""Rows of supervised fine-tuning data: what forms are read, and what is refused before anything is trained."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+ROLES = {"system", "user", "assistant", "tool"}
+# ShareGPT's names (`conversations` of `from` and `value`). TRL reads the form but hands the names to the template.
+SHAREGPT = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "function_response": "tool",
+    "observation": "tool",
+    "tool": "tool",
+}
+SHOWN = 5
+
+
+def normalise(rows: Any, source: str, *, invalid_rows: str = "stop") -> tuple[Any, int]:
+    """Bring rows to one form, and check each of them.
+
+    Accepted: `messages` (role and content), ShareGPT's `conversations` (roles mapped), `prompt` and `completion` (texts, or
+    lists of messages), `text`, and rows that are tokenised already (`input_ids`).
+
+    Args:
+        rows: A `datasets.Dataset` or `IterableDataset`.
+        source: Its name, for messages.
+        invalid_rows: `stop` refuses the dataset for any bad row; `drop` leaves bad rows out and counts them.
+
+    Returns:
+        The rows, and how many were dropped.
+
+    Raises:
+        PipelineError: A column is missing, or a row has no assistant turn, empty content or an unknown role; the first
+            few are named with their numbers.
+    """
+    columns = set(rows.column_names or next(iter(rows)))
+    if "conversations" in columns and "messages" not in columns:
+        rows = rows.map(lambda row: {"messages": from_sharegpt(row["conversations"])}, remove_columns="conversations")
+        columns = columns - {"conversations"} | {"messages"}
+    if not (columns & {"messages", "text", "input_ids"} or {"prompt", "completion"} <= columns):
+        raise PipelineError(
+            f"{source}: no column to train on (found {', '.join(sorted(columns))}). Expected `messages`, `conversations`, "
+            f"`prompt` and `completion`, or `text`; prompt_column and answer_column map other names."
+        )
+    if "input_ids" in columns or not hasattr(rows, "__len__"):
+        return rows, 0
+    bad = {number: fault for number, row in enumerate(rows) if (fault := fault_of(row))}
+    if not bad:
+        return rows, 0
+    if invalid_rows == "drop":
+        return rows.select([number for number in range(len(rows)) if number not in bad]), len(bad)
+    listed = "\n".join(f"  row {number}: {fault}" for number, fault in list(bad.items())[:SHOWN])
+    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    raise PipelineError(
+        f"{source}: {len(bad)} of {len(rows)} rows cannot be trained on:\n{listed}{more}\n"
+        f"Mend them, or set `invalid_rows: drop` to leave them out."
+    )
+
+
+def fault_of(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with one row, or None."""
+    if "messages" in row:
+        return _fault_of_messages(row["messages"], needs_assistant=True)
+    if "completion" in row:
+        for part in ("prompt", "completion"):
+            value = row[part]
+            if isinstance(value, list):
+                fault = _fault_of_messages(value, needs_assistant=part == "completion")
+                if fault:
+                    return f"{part}: {fault}"
+            elif not isinstance(value, str) or (part == "completion" and not value.strip()):
+                return f"{part} is {'empty' if isinstance(value, str) else repr(value)}"
+        return None
+    text = row.get("text")
+    return None if isinstance(text, str) and text.strip() else "text is empty"
+
+
+def from_sharegpt(turns: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """ShareGPT's turns as messages; a role without a counterpart is kept, and refused by `normalise` with its row."""
+    return [
+        {"role": SHAREGPT.get(str(turn.get("from", turn.get("role"))), str(turn.get("from", turn.get("role")))),
+         "content": turn.get("value", turn.get("content"))}
+        for turn in turns
+    ]  # fmt: skip
+
+
+def _fault_of_messages(messages: Any, *, needs_assistant: bool) -> str | None:
+    if not isinstance(messages, list) or not messages:
+        return "no messages"
+    for number, message in enumerate(messages):
+        role = message.get("role")
+        if role not in ROLES:
+            return f"message {number} has the role {role!r}, expected one of {', '.join(sorted(ROLES))}"
+        if not (message.get("content") or message.get("tool_calls") or message.get("reasoning_content")):
+            return f"message {number} ({role}) is empty"
+    if needs_assistant and not any(message["role"] == "assistant" for message in messages):
+        return "no assistant turn: there is nothing to learn from"
+    return None

@@ -1,0 +1,132 @@
+"""The tokens that every tokenizer of this project is born with, and the chat templates that use them.
+
+Special tokens are reserved before the first training step, so that no stage ever has to resize an embedding.
+"""
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+END_OF_TEXT = "<|endoftext|>"
+PAD = "<|pad|>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+
+CONTROL_TOKENS = (END_OF_TEXT, PAD, TURN_START, TURN_END)
+"""Tokens with ids 0 to 3. They delimit, so decoding with `skip_special_tokens=True` drops them."""
+
+CONTENT_MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+"""Tokens with ids 4 to 9: single tokens, but text that readers and parsers want to see, so not `special` (as in Qwen3)."""
+
+SPECIAL_TOKENS = CONTROL_TOKENS + CONTENT_MARKERS
+
+TEMPLATE_FOLDER = Path(__file__).parent / "templates"
+
+RESPONSE_TEMPLATE: dict[str, Any] = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"},
+        "tool_calls": {
+            "open": "<tool_call>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
+    },
+}
+"""How transformers' `parse_response` reads a turn back into a message (transformers ≥ 5.13, "response parsing").
+
+TRL's tool loop needs it, and its GRPO trainer then hands rewards the parsed message: thinking in `reasoning_content`,
+calls in `tool_calls`, the rest in `content`. Equal to the one that TRL gives the Qwen3 template.
+"""
+
+
+def template_names() -> list[str]:
+    """Names of the shipped chat templates."""
+    return sorted(path.stem for path in TEMPLATE_FOLDER.glob("*.jinja"))
+
+
+def read_template(name: str = "chatml") -> str:
+    """A shipped chat template by name, or any Jinja file by path.
+
+    Raises:
+        PipelineError: Neither a shipped template nor a file.
+    """
+    path = TEMPLATE_FOLDER / f"{name}.jinja"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        raise PipelineError(
+            f"chat template {name}: neither a file nor one of the shipped templates ({', '.join(template_names())})."
+        )
+    return path.read_text(encoding="utf-8").rstrip("\n")
+
+
+def set_chat_template(tokenizer: "PreTrainedTokenizerBase", name: str = "chatml") -> None:
+    """Give a tokenizer a chat template and the response template that reads its turns back.
+
+    Both survive `save_pretrained`. A ChatML template needs `<|im_start|>` and `<|im_end|>` in the vocabulary.
+
+    Raises:
+        PipelineError: A control token of the template is not a single token of the tokenizer.
+    """
+    template = read_template(name)
+    missing = [token for token in (TURN_START, TURN_END) if token in template and not is_one_token(tokenizer, token)]
+    if missing:
+        raise PipelineError(
+            f"chat template {name}: the tokenizer has no single token for {' and '.join(missing)}. "
+            f"Build it with `add_special_tokens: true`, or choose a template made for it."
+        )
+    tokenizer.chat_template = template
+    if TURN_END in template:
+        tokenizer.response_template = copy.deepcopy(RESPONSE_TEMPLATE)
+
+
+def is_one_token(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
+    """Whether `token` is one entry of the vocabulary."""
+    return token in tokenizer.get_vocab()
+
+
+def has_turn_marks(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer has a chat template, so that its model can be asked in turns."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> str:
+    """The token that ends an assistant's turn in a chat template: what the model must learn, and generation stop at.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+        template: A Jinja file to look at instead of the tokenizer's own template.
+
+    Raises:
+        PipelineError: There is no template, or a turn ends in ordinary text.
+    """
+    chosen = tokenizer.chat_template
+    if template is not None and Path(template).is_file():
+        chosen = Path(template).read_text(encoding="utf-8")
+    if not chosen:
+        raise PipelineError(
+            "The tokenizer has no chat template, but the data are conversations. Name one in chat_template_path "
+            "(a Jinja file, or a model whose template to take), or start from a tokenizer of the tokenizer stage."
+        )
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+    text = tokenizer.apply_chat_template(messages, chat_template=chosen, tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = [
+        token for token in tokenizer.convert_ids_to_tokens(ids) if tokenizer.convert_tokens_to_string([token]).strip()
+    ]
+    if tokens[-1] not in tokenizer.all_special_tokens and tokens[-1] not in tokenizer.get_added_vocab():
+        raise PipelineError(
+            f"The chat template ends an assistant's turn in {tokens[-1]!r}, which is no special token: nothing would stop "
+            f"generation. Name the stop token in eos_token."
+        )
+    return tokens[-1]

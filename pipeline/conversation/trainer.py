@@ -1,0 +1,49 @@
+"""TRL's SFTTrainer, which looks at what it was given before it trains on it."""
+
+import copy
+from itertools import islice
+from typing import Any
+
+from accelerate import PartialState
+
+from pipeline.conversation import preview
+from pipeline.training.trainer import StageTrainer
+
+
+class ConversationTrainer(StageTrainer):
+    """Tokenises as TRL does, then counts, shows one row, and refuses absurd data, before truncation and packing hide it.
+
+    Args:
+        context: Tokens that the model can read, where `max_length` is null.
+        max_truncated_share: Share of rows longer than `max_length` above which training is refused.
+        name: Of the data, for messages.
+    """
+
+    def __init__(self, *args: Any, context: int | None, max_truncated_share: float, name: str, **kwargs: Any):
+        self._context = context
+        self._max_truncated_share = max_truncated_share
+        self._data_name = name
+        super().__init__(*args, **kwargs)
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+    ) -> Any:
+        # First without cutting and packing; the second pass then finds rows that are tokenised already.
+        uncut = copy.copy(args)
+        uncut.max_length, uncut.shuffle_dataset = None, False
+        rows = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
+        self._inspect(rows, args.max_length, dataset_name)
+        return super()._prepare_dataset(rows, processing_class, args, packing, None, dataset_name)
+
+    def _inspect(self, rows: Any, max_length: int | None, part: str) -> None:
+        name = f"{self._data_name} ({part})"
+        limit = max_length if max_length is not None else self._context
+        found = preview.look(rows if hasattr(rows, "__len__") else islice(rows, preview.LOOKED_AT), limit)
+        if PartialState().is_main_process:
+            print(f"{name}: {found.to_text(limit)}", flush=True)
+            if part == "train":
+                shown = preview.show(next(iter(rows)), self._tokenizer, limit)
+                print(f"first row, supervised tokens marked:\n{shown}\n", flush=True)
+        share = self._max_truncated_share if max_length is not None else 0.0
+        preview.refuse_absurd(found, name=name, max_length=limit, max_truncated_share=share)
+        preview.refuse_open_turns(islice(rows, 100), self._tokenizer, name=name)

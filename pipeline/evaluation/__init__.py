@@ -1,0 +1,1 @@
+"""Questions with known answers: prompts, generation, scorers, and counts with their intervals."""

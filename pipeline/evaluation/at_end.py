@@ -1,0 +1,48 @@
+"""What every training stage does around its training: a verified directory before, samples during, evaluations after."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import checkpoint
+
+
+@contextlib.contextmanager
+def training_stage(
+    recipe: Any, kind: str, inputs: Mapping[str, tuple[str, ...]]
+) -> Iterator[checkpoint.StageDirectory]:
+    """The stage's directory for the time of the training; the recipe's evaluations run when it is complete.
+
+    A directory that was complete before is only evaluated, where the recipe now asks for more than was measured.
+    """
+    from pipeline.training import distributed
+
+    with checkpoint.stage_directory(
+        recipe, kind, inputs, is_main=distributed.is_main(), wait=distributed.barrier()
+    ) as directory:
+        yield directory
+        if recipe.arguments.evaluations:
+            evaluate_checkpoint(
+                directory.path,
+                recipe.arguments.evaluations,
+                kind=kind,
+                batch_size=recipe.arguments.evaluation_batch_size,
+            )
+
+
+def samples_callback(recipe: Any, tokenizer: Any, directory: checkpoint.StageDirectory, *, chat: bool) -> Any:
+    """The callback that answers the recipe's `sample_prompts` at intervals."""
+    from pipeline.evaluation.samples import SamplesCallback
+
+    arguments = recipe.arguments
+    return SamplesCallback(
+        tokenizer,
+        arguments.sample_prompts or [],
+        directory.path / "samples.jsonl",
+        every=arguments.sample_steps,
+        chat=chat,
+        max_new_tokens=arguments.sample_tokens,
+    )

@@ -1,0 +1,234 @@
+"""Ask a model every question of its evaluations, count what is right, and keep every answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation.scorers import find_scorer
+from pipeline.evaluation.specification import Evaluation, data_hash, few_shot_rows, load_evaluations, questions
+from pipeline.manifest import MANIFEST, dump, read_manifest, sha256, write_atomically
+from pipeline.statistics import wilson_interval
+
+RESULTS = "evaluation.json"
+ANSWERS = "evaluation"
+PROVENANCE = "provenance.json"
+
+# A base model goes on with the next question where a chat model would end its turn.
+BASE_STOPS = ("\nQuestion:", "\n\n")
+
+Results = dict[str, dict[str, Any]]
+
+
+def run_evaluations(
+    model: Any,
+    tokenizer: Any,
+    evaluations: Any,
+    directory: str | Path,
+    *,
+    kind: str,
+    fingerprint: str | None = None,
+    batch_size: int = 128,
+    accelerator: Any = None,
+) -> Results:
+    """Greedy answers to all questions of the evaluations that are not up to date in `directory`.
+
+    Writes `evaluation.json` ({"NAME": {"n", "correct", "rate", "low", "high"}}, 95 % Wilson intervals), every answer in
+    `evaluation/NAME.jsonl`, and in `evaluation/provenance.json` of which model, questions and settings they are.
+
+    Args:
+        evaluations: as `load_evaluations` takes or returns them.
+        kind: the checkpoint's kind. "base" continues pages of questions and answers, anything else is asked in the
+            tokenizer's chat template.
+        fingerprint: `model_fingerprint` of the checkpoint; with None every evaluation runs.
+        accelerator: shares the questions among its ranks, all of which have to call this; None: this process alone.
+
+    Returns:
+        The results of all `evaluations`, those that were up to date included.
+
+    Raises:
+        PipelineError: whatever is wrong with the evaluations, or a chat checkpoint without a chat template.
+    """
+    from pipeline.evaluation.generation import generate, is_sharded, render_prompt
+
+    directory = Path(directory)
+    loaded = _loaded(evaluations)
+    chat = kind != "base"
+    if chat and not getattr(tokenizer, "chat_template", None):
+        raise PipelineError(
+            f"{directory}: a model of kind {kind} is asked in its chat template, but its tokenizer has none"
+        )
+    ranks = 1 if accelerator is None or is_sharded(model) else accelerator.num_processes
+    rank = 0 if ranks == 1 else accelerator.process_index
+    main = accelerator is None or accelerator.is_main_process
+    results = read_results(directory)
+    for name in pending(loaded, directory, fingerprint):
+        started = time.perf_counter()
+        evaluation, rows = loaded[name], questions(loaded[name])
+        examples = few_shot_rows(evaluation)
+        prompts = [render_prompt(tokenizer, row["prompt"], chat=chat, few_shot=examples) for row in rows]
+        mine = list(range(rank, len(rows), ranks))
+        completions = generate(
+            model,
+            tokenizer,
+            [prompts[i] for i in mine],
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=batch_size,
+            stop_strings=() if chat or evaluation.scorer == "ends_turn" else BASE_STOPS,
+        )
+        scorer = find_scorer(evaluation.scorer)
+        answered = []
+        for i, completion in zip(mine, completions, strict=True):
+            accepted = rows[i]["answer"] if isinstance(rows[i]["answer"], list) else [rows[i]["answer"]]
+            correct = any(scorer(completion, answer) for answer in accepted)
+            outcome = {"completion": completion.text, "ended": completion.ended, "correct": correct}
+            answered.append((i, rows[i] | outcome))
+        if ranks > 1:
+            from accelerate.utils import gather_object
+
+            answered = sorted(gather_object(answered), key=lambda pair: pair[0])
+        results[name] = _count([row["correct"] for _, row in answered])
+        if main:
+            provenance = _provenance(evaluation, fingerprint) | {
+                "kind": kind,
+                "first_prompt": prompts[0],
+                "seconds": round(time.perf_counter() - started, 2),
+            }
+            _keep(directory, name, [row for _, row in answered], results[name], provenance)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+    return {name: results[name] for name in loaded}
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    evaluations: Any,
+    *,
+    kind: str | None = None,
+    directory: str | Path | None = None,
+    batch_size: int = 128,
+) -> Results:
+    """Evaluate a checkpoint on disk, and print the results. Under a launcher all ranks share the questions.
+
+    Nothing is loaded where everything is up to date.
+
+    Args:
+        checkpoint: a stage directory, a Hugging Face model directory, or a hub id.
+        evaluations: as in a recipe: a mapping, or the path of a YAML file.
+        kind: "base" to have text continued, anything else to ask in the chat template; by default as the checkpoint says.
+        directory: where results go; by default into the checkpoint's own directory.
+    """
+    from pipeline.evaluation.loading import load_checkpoint, processes
+
+    state = processes()
+    directory = Path(directory or checkpoint)
+    evaluations = load_evaluations(evaluations)
+    fingerprint = model_fingerprint(checkpoint) if Path(checkpoint).is_dir() else None
+    if pending(evaluations, directory, fingerprint):
+        loaded = load_checkpoint(checkpoint, kind=kind, device=state.device)
+        results = run_evaluations(
+            loaded.model,
+            loaded.tokenizer,
+            evaluations,
+            directory,
+            kind=loaded.kind,
+            fingerprint=fingerprint,
+            batch_size=batch_size,
+            accelerator=state,
+        )
+    else:
+        found = read_results(directory)
+        results = {name: found[name] for name in evaluations}
+    if state.is_main_process:
+        print(f"{checkpoint}\n{format_results(results)}", flush=True)
+    return results
+
+
+def pending(evaluations: Any, directory: str | Path, fingerprint: str | None) -> list[str]:
+    """The evaluations that `directory` lacks for this model, these questions and these settings."""
+    directory = Path(directory)
+    found, results = _read(directory / ANSWERS / PROVENANCE), read_results(directory)
+    return [
+        name
+        for name, evaluation in _loaded(evaluations).items()
+        if fingerprint is None
+        or name not in results
+        or not (directory / ANSWERS / f"{name}.jsonl").is_file()
+        or {key: found.get(name, {}).get(key) for key in ("model", "data", "specification")}
+        != _provenance(evaluation, fingerprint)
+    ]
+
+
+def read_results(directory: str | Path) -> Results:
+    """`evaluation.json` of a checkpoint, empty where it has none."""
+    return _read(Path(directory) / RESULTS)
+
+
+def model_fingerprint(checkpoint: str | Path) -> str:
+    """What an evaluation depends on in a checkpoint: weights, config, tokenizer and chat template, as one hash.
+
+    A stage directory's manifest already holds the hashes; the files of any other directory are read.
+    """
+    checkpoint = Path(checkpoint)
+    if (checkpoint / MANIFEST).is_file() and read_manifest(checkpoint).get("files"):
+        hashes = {name: facts["sha256"] for name, facts in read_manifest(checkpoint)["files"].items()}
+    else:
+        patterns = ("*.safetensors", "*.bin", "*.json", "*.jinja")
+        files = sorted({file for pattern in patterns for file in checkpoint.glob(pattern)} - {checkpoint / RESULTS})
+        hashes = {file.name: sha256(file) for file in files}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def format_results(results: Results) -> str:
+    """One line an evaluation: rate, interval, counts."""
+    width = max((len(name) for name in results), default=0)
+    return "\n".join(
+        f"  {name:<{width}}  {100 * result['rate']:5.1f} %  [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
+        f"  {result['correct']} of {result['n']}"
+        for name, result in results.items()
+        if "rate" in result
+    )
+
+
+def _loaded(evaluations: Any) -> dict[str, Evaluation]:
+    if isinstance(evaluations, dict) and all(isinstance(value, Evaluation) for value in evaluations.values()):
+        return evaluations
+    return load_evaluations(evaluations)
+
+
+def _provenance(evaluation: Evaluation, fingerprint: str | None) -> dict[str, Any]:
+    # The questions count by content, so that a run folder may be moved.
+    settings = {key: value for key, value in evaluation.as_dict().items() if key not in ("path", "few_shot_path")}
+    return {"model": fingerprint, "data": data_hash(evaluation), "specification": settings}
+
+
+def _count(correct: list[bool]) -> dict[str, Any]:
+    low, high = wilson_interval(sum(correct), len(correct))
+    return {"n": len(correct), "correct": sum(correct), "rate": sum(correct) / len(correct), "low": low, "high": high}
+
+
+def _keep(
+    directory: Path, name: str, answered: list[dict[str, Any]], result: dict[str, Any], provenance: dict[str, Any]
+) -> None:
+    """Write the answers of one evaluation, then its counts; results of another model that lie here are dropped."""
+    (directory / ANSWERS).mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered)
+    write_atomically(directory / ANSWERS / f"{name}.jsonl", lines)
+    found = _read(directory / ANSWERS / PROVENANCE)
+    origins = {key: origin for key, origin in found.items() if origin.get("model") == provenance["model"]}
+    results = {key: value for key, value in read_results(directory).items() if key in origins}
+    write_atomically(directory / ANSWERS / PROVENANCE, dump(origins | {name: provenance}))
+    write_atomically(directory / RESULTS, dump(results | {name: result}))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path}: not valid JSON ({error}): delete it and evaluate again") from error

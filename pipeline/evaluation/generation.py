@@ -1,0 +1,259 @@
+"""Batched generation with one behaviour for every stage: evaluation, fixed samples, the reward check, the chat."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from pipeline.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt.
+
+    `text` keeps every special token but the one that ended it (a skipped `</think>` would move the working into the
+    answer); `token_ids` keeps that one too. `ended` says whether an end token came within the limit.
+    """
+
+    text: str
+    token_ids: list[int]
+    ended: bool
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The ids that end a completion: the generation config's, the tokenizer's, or both where they differ."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = [] if configured is None else [configured] if isinstance(configured, int) else list(configured)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    n: int = 1,
+    stop_token_ids: Sequence[int] | None = None,
+    stop_strings: Sequence[str] = (),
+    seed: int | None = None,
+) -> list[Completion]:
+    """Complete each prompt `n` times; prompt i's completions are at [i * n, (i + 1) * n).
+
+    Prompts are rendered text (`render_prompt`): no special token is added here. Greedy at temperature 0. The model's
+    own generation config is set aside while it runs, so that a repetition penalty or a `top_k` that came with a
+    checkpoint does not bend a measurement. Training mode, generation config and the state of torch's random
+    generators are as before when it returns. Where a prompt leaves less room in the context than `max_new_tokens`, its
+    completion stops where the context does. `stop_strings` cut the text, are not part of it, and do not count as ended.
+
+    Raises:
+        PipelineError: a prompt fills the whole context, or more than one completion is asked for without sampling.
+    """
+    from accelerate.utils import extract_model_from_parallel
+
+    if n > 1 and temperature <= 0:
+        raise PipelineError(
+            f"{n} completions a prompt were asked for at temperature {temperature}: they would be equal"
+        )
+    model = extract_model_from_parallel(model)
+    # PEFT's wrapper copies its generation config into the model below on every call, and leaves it there.
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    stops = end_token_ids(model, tokenizer) if stop_token_ids is None else list(stop_token_ids)
+    rows = [ids for ids in _tokenize(tokenizer, prompts) for _ in range(n)]
+    completions: list[Completion | None] = [None] * len(rows)
+    with _held(model), _random_state(model.device, seed):
+        for limit, batch in _batches(rows, max_new_tokens, _context_length(model), batch_size):
+            outputs = _generate_batch(
+                model, tokenizer, [rows[i] for i in batch], limit, stops, stop_strings, temperature, top_k, top_p
+            )
+            for i, ids in zip(batch, outputs, strict=True):
+                completions[i] = _completion(tokenizer, ids, stops, stop_strings)
+    return [completion for completion in completions if completion is not None]
+
+
+def render_prompt(
+    tokenizer: Any,
+    prompt: str | list[dict[str, Any]],
+    *,
+    chat: bool,
+    few_shot: Sequence[dict[str, Any]] = (),
+    **template_arguments: Any,
+) -> str:
+    """The text a model is asked with.
+
+    A chat model gets its own chat template with the generation prompt. A base model gets a page of questions and
+    answers that it can continue, `few_shot` rows (`prompt`, `answer`) first, in the layout of GPT-3's closed-book
+    evaluations (Brown et al. 2020, appendix G):
+
+        Question: ...
+        Answer: ...
+
+        Question: ...
+        Answer:
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if chat:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_arguments)
+    blocks = [f"Question: {row['prompt']}\nAnswer: {row['answer']}\n\n" for row in few_shot]
+    for message in messages:
+        if message["role"] == "system":
+            blocks.insert(0, f"{message['content']}\n\n")
+        elif message["role"] == "user":
+            blocks.append(f"Question: {message['content']}\nAnswer:")
+        else:
+            blocks.append(f" {message['content']}\n\n")
+    return beginning(tokenizer) + "".join(blocks)
+
+
+def beginning(tokenizer: Any) -> str:
+    """The beginning-of-sequence token where this tokenizer puts one before a text by itself, else nothing."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return ""
+    return tokenizer.bos_token if tokenizer("")["input_ids"][:1] == [bos] else ""
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether this rank holds only a part of the weights (ZeRO-3, FSDP): then every rank has to generate together."""
+    return any(hasattr(parameter, "ds_id") or hasattr(parameter, "_local_tensor") for parameter in model.parameters())
+
+
+def _tokenize(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    if not prompts:
+        return []
+    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [list(row) or [start] for row in rows]  # an empty prompt means: write a document from its start
+
+
+def _context_length(model: Any) -> int | None:
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _batches(
+    rows: list[list[int]], max_new_tokens: int, context: int | None, batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """(new tokens, indices of rows): rows with the same room in the context, longest first, of nearly equal length."""
+    by_limit: dict[int, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        limit = max_new_tokens if context is None else min(max_new_tokens, context - len(row))
+        if limit <= 0:
+            raise PipelineError(
+                f"prompt {i} has {len(row)} tokens, which fills the model's context of {context}: "
+                f"shorten the prompt, or take fewer few-shot rows"
+            )
+        by_limit[limit].append(i)
+    for limit, indices in by_limit.items():
+        indices.sort(key=lambda i: -len(rows[i]))  # longest first: a batch that does not fit in memory fails at once
+        for start in range(0, len(indices), batch_size):
+            yield limit, indices[start : start + batch_size]
+
+
+def _generate_batch(
+    model: Any,
+    tokenizer: Any,
+    rows: list[list[int]],
+    limit: int,
+    stops: list[int],
+    stop_strings: Sequence[str],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> list[list[int]]:
+    """The new token ids of each row, padding after the end included."""
+    width = max(len(row) for row in rows)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops[0] if stops else 0)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+        mask[i, width - len(row) :] = 1
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    config = GenerationConfig(
+        max_new_tokens=limit,
+        pad_token_id=pad,
+        eos_token_id=stops or None,
+        use_cache=True,
+        **(sampling if temperature > 0 else {"do_sample": False}),
+    )
+    criteria = StoppingCriteriaList([_StopStrings(tokenizer, stop_strings, width)] if stop_strings else [])
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+        stopping_criteria=criteria,
+        # transformers would turn this on for every model of a process that has trained under ZeRO-3 or FSDP.
+        synced_gpus=is_sharded(model) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
+    )
+    return output[:, width:].tolist()
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row when one of the strings stands in the last tokens that it wrote.
+
+    transformers' own `stop_strings` first builds a table over the whole vocabulary, seconds for a large one; the exact
+    cut is made on the finished text, so that looking at the tail is enough here.
+    """
+
+    def __init__(self, tokenizer: Any, strings: Sequence[str], prompt_width: int) -> None:
+        self.tokenizer, self.strings, self.prompt_width = tokenizer, strings, prompt_width
+        self.tail = max(len(string.encode()) for string in strings) + 4  # a token is at least one byte of text
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        tail = input_ids[:, max(self.prompt_width, input_ids.shape[1] - self.tail) :]
+        texts = self.tokenizer.batch_decode(tail.tolist(), clean_up_tokenization_spaces=False)
+        found = [any(string in text for string in self.strings) for text in texts]
+        return torch.tensor(found, dtype=torch.bool, device=input_ids.device)
+
+
+def _completion(tokenizer: Any, ids: list[int], stops: list[int], stop_strings: Sequence[str]) -> Completion:
+    end = next((i for i, token in enumerate(ids) if token in stops), None)
+    text = _decode(tokenizer, ids[:end])
+    if not any(string in text for string in stop_strings):
+        return Completion(text, ids if end is None else ids[: end + 1], ended=end is not None)
+    cut = min(text.find(string) for string in stop_strings if string in text)
+    written = next(n for n in range(1, len(ids) + 1) if any(s in _decode(tokenizer, ids[:n]) for s in stop_strings))
+    return Completion(text[:cut], ids[:written], ended=False)
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+@contextlib.contextmanager
+def _held(model: Any) -> Iterator[None]:
+    """Evaluation mode and a neutral generation config for the time of the block."""
+    modules = [module for module in model.modules() if module.training]
+    configured = model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = configured
+        for module in modules:  # one by one: a frozen part that was in evaluation mode stays there
+            module.training = True
+
+
+@contextlib.contextmanager
+def _random_state(device: torch.device, seed: int | None) -> Iterator[None]:
+    """Torch's generators of the CPU and of this device are afterwards as they were before."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

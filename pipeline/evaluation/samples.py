@@ -1,0 +1,105 @@
+"""The same few prompts, answered again and again while a model trains, for people to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pipeline.evaluation.generation import beginning, generate, is_sharded, render_prompt
+
+
+class SamplesCallback(TrainerCallback):
+    """Writes `samples.jsonl`: {"step", "prompt", "completion", "ended"}, greedy, at the start, at intervals, at the end.
+
+    Training goes on bit for bit as without it: no random number is drawn, and the model is back in training mode
+    afterwards. Where every rank holds the whole weights the first one writes and the others wait at their next
+    gradient exchange; where weights are sharded (ZeRO-3, FSDP) all ranks generate the same completions together.
+
+    Args:
+        tokenizer: renders the prompts.
+        prompts: text or messages. A chat model is asked them in its template; any other model continues the text.
+        path: the file. Lines beyond the step at which training resumes are dropped.
+        every: optimiser steps between two answers; 0 means at the start and the end only.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompts: Sequence[str | list[dict[str, Any]]],
+        path: str | Path,
+        *,
+        every: int,
+        chat: bool,
+        max_new_tokens: int = 64,
+        batch_size: int = 32,
+    ) -> None:
+        self.tokenizer, self.prompts, self.path, self.every = tokenizer, list(prompts), Path(path), every
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.rendered = [
+            render_prompt(tokenizer, prompt, chat=True) if chat else beginning(tokenizer) + _as_text(prompt)
+            for prompt in self.prompts
+        ]
+        self.last_step: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._drop_after(state.global_step)
+        if state.global_step == 0:
+            self._write(model, state)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if self.every and state.global_step % self.every == 0:
+            self._write(model, state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if state.global_step != self.last_step:
+            self._write(model, state)
+
+    def _write(self, model: Any, state: TrainerState) -> None:
+        self.last_step = state.global_step
+        if not self.rendered or not (state.is_world_process_zero or is_sharded(model)):
+            return
+        completions = generate(
+            model,
+            self.tokenizer,
+            self.rendered,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+        )
+        if not state.is_world_process_zero:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for prompt, completion in zip(self.prompts, completions, strict=True):
+                line = {
+                    "step": state.global_step,
+                    "prompt": _as_text(prompt),
+                    "completion": completion.text,
+                    "ended": completion.ended,
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _drop_after(self, step: int) -> None:
+        """Keep what a resumed run has answered up to `step`; a run that starts anew keeps nothing."""
+        if not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one
+        kept = [line for line in whole if json.loads(line)["step"] <= step] if step else []
+        self.path.write_text("".join(kept), encoding="utf-8")
+        self.last_step = json.loads(kept[-1])["step"] if kept else None
+
+
+def _as_text(prompt: str | list[dict[str, Any]]) -> str:
+    """What a reader sees of a prompt."""
+    return prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)

@@ -1,0 +1,59 @@
+"""Judges of an answer, by name: three that look at text, one that looks at the end token, and the rewards' verifiers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.generation import Completion
+
+Scorer = Callable[["Completion", str], bool]
+
+
+def visible_answer(text: str) -> str:
+    """What a user is shown of a completion: the text outside its think part, nothing while that is still open."""
+    from pipeline.rewards.answer import visible_text
+
+    return (visible_text(text) or "").strip()
+
+
+def exact(completion: Completion, answer: str) -> bool:
+    """The visible answer is the answer, spaces and line breaks aside."""
+    return visible_answer(completion.text).split() == answer.split()
+
+
+def contains(completion: Completion, answer: str) -> bool:
+    """The answer occurs in the visible answer as whole words, in any case of letters."""
+    words = r"\s+".join(re.escape(word) for word in answer.split())
+    return re.search(rf"(?<!\w){words}(?!\w)", visible_answer(completion.text), flags=re.IGNORECASE) is not None
+
+
+def ends_turn(completion: Completion, answer: str) -> bool:
+    """The completion ended with an end token within the limit, whatever it says."""
+    return completion.ended
+
+
+_OWN: dict[str, Scorer] = {"exact": exact, "contains": contains, "ends_turn": ends_turn}
+
+
+def scorer_names() -> list[str]:
+    """Every name that an evaluation's `scorer` may have."""
+    from pipeline.rewards import find, names
+
+    return sorted([*_OWN, *(name for name in names() if find(name).verify is not None)])
+
+
+def find_scorer(name: str) -> Scorer:
+    """The scorer of that name. A verifier judges the whole text, and knows itself what to make of its think part."""
+    if name in _OWN:
+        return _OWN[name]
+    from pipeline.rewards import find
+
+    verify = find(name).verify
+    if verify is None:
+        raise PipelineError(f"scorer {name!r} is a reward without a verifier; there are {', '.join(scorer_names())}")
+    return lambda completion, answer: bool(verify(completion.text, answer))

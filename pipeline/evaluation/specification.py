@@ -1,0 +1,273 @@
+"""The recipe's `evaluations`: what may stand there, what is wrong with it, and the rows it names.
+
+A recipe says, in YAML:
+
+    evaluations:
+      facts_heldout:
+        path: runs/demo/world/evaluations/facts_heldout.jsonl    # rows of prompt and answer, or of messages
+        scorer: contains                                         # a name of pipeline.evaluation.scorers
+        max_new_tokens: 24
+        few_shot: 4                                              # rows that a base model is shown first
+        few_shot_path: runs/demo/world/evaluations/few_shot_facts.jsonl
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One named set of questions.
+
+    path: JSONL. A row holds `prompt` (text or messages) and `answer` (text, a number, or a list of which any counts),
+        or `messages`, whose last assistant turn is the answer.
+    scorer: how an answer is judged.
+    max_new_tokens: the limit of a completion.
+    few_shot: rows shown to a base model before the question: the rows themselves, or how many of `few_shot_path`.
+    few_shot_path: JSONL with rows of the same form; none of them may be a question of `path`.
+    prompt_column, answer_column: other names for the two columns.
+    limit: only the first so many rows.
+    """
+
+    path: str
+    scorer: str
+    max_new_tokens: int = 64
+    few_shot: int | list[dict[str, Any]] = 0
+    few_shot_path: str | None = None
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    limit: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "path": ((str,), "the path of a JSONL file"),
+    "scorer": ((str,), "a scorer's name"),
+    "max_new_tokens": ((int,), "a whole number of tokens"),
+    "few_shot": ((int, list), "a number of rows, or rows with prompt and answer"),
+    "few_shot_path": ((str, type(None)), "the path of a JSONL file"),
+    "prompt_column": ((str,), "a column's name"),
+    "answer_column": ((str,), "a column's name"),
+    "limit": ((int, type(None)), "a number of rows"),
+}
+
+
+def read_evaluations(value: Any) -> dict[str, Any]:
+    """The mapping itself, or the one under `evaluations:` in the YAML file that `value` names.
+
+    Raises:
+        PipelineError: the file is missing or holds no such mapping.
+    """
+    if not value:
+        return {}
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, str | Path):
+        raise PipelineError(f"evaluations: found {value!r}, expected a mapping of names or the path of a YAML file")
+    path = Path(value)
+    if not path.is_file():
+        raise PipelineError(f"evaluations: there is no file {path} (from {Path.cwd()})")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise PipelineError(f"{path}: not valid YAML: {error}") from error
+    found = content.get("evaluations") if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise PipelineError(f"{path}: expected a mapping under the key evaluations, found {type(found).__name__}")
+    return found
+
+
+def check_evaluations(value: Any, *, exists: Callable[[str], bool] | None = None) -> list[str]:
+    """Every complaint about keys, types, ranges, scorers and missing files; no file of questions is opened.
+
+    Args:
+        value: as in a recipe: a mapping, or the path of a YAML file.
+        exists: whether a file is there, or will be: `recipe.exists` knows what earlier stages of a folder write.
+    """
+    try:
+        evaluations = read_evaluations(value)
+    except PipelineError as error:
+        return [str(error)]
+    exists = exists or (lambda path: Path(path).is_file())
+    complaints: list[str] = []
+    for name, specification in evaluations.items():
+        complaints.extend(f"evaluations.{name}{complaint}" for complaint in _complaints(specification))
+        if isinstance(specification, dict):
+            complaints.extend(
+                f"evaluations.{name}.{key}: there is no file {specification[key]}"
+                for key in ("path", "few_shot_path")
+                if isinstance(specification.get(key), str) and not exists(specification[key])
+            )
+    return complaints
+
+
+def count_questions(evaluations: dict[str, Any]) -> int | None:
+    """Questions in all, None where a file is not there yet."""
+    paths = [Path(str(specification["path"])) for specification in evaluations.values()]
+    if not all(path.is_file() for path in paths):
+        return None
+    limits = [specification.get("limit") for specification in evaluations.values()]
+    counts = [sum(1 for line in path.open(encoding="utf-8") if line.strip()) for path in paths]
+    return sum(count if limit is None else min(count, limit) for count, limit in zip(counts, limits, strict=True))
+
+
+def load_evaluations(value: Any) -> dict[str, Evaluation]:
+    """The evaluations, each with every row of its files looked at.
+
+    Raises:
+        PipelineError: lists everything that is wrong, over all evaluations.
+    """
+    complaints = check_evaluations(value)
+    if complaints:
+        raise PipelineError("\n".join(complaints))
+    evaluations = {name: Evaluation(**specification) for name, specification in read_evaluations(value).items()}
+    for name, evaluation in evaluations.items():
+        for read in (questions, few_shot_rows):
+            try:
+                read(evaluation)
+            except PipelineError as error:
+                complaints.append(f"evaluations.{name}: {error}")
+    if complaints:
+        raise PipelineError("\n".join(complaints))
+    return evaluations
+
+
+def questions(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The rows to ask, each with `prompt` and `answer` beside its own columns.
+
+    Raises:
+        PipelineError: no rows, or rows without a prompt or an answer.
+    """
+    rows = _read_rows(Path(evaluation.path), evaluation)
+    return rows if evaluation.limit is None else rows[: evaluation.limit]
+
+
+def few_shot_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The examples for a base model.
+
+    Raises:
+        PipelineError: fewer rows than asked for, or an example that is also a question: its answer would be given away.
+    """
+    if not evaluation.few_shot:
+        return []
+    if isinstance(evaluation.few_shot, list):
+        rows = [normalise(row, evaluation) for row in evaluation.few_shot]
+        missing = sum(row is None for row in rows)
+        if missing:
+            raise PipelineError(f"few_shot: {missing} of {len(rows)} rows lack a prompt or an answer")
+        examples, origin = [row for row in rows if row is not None], "few_shot"
+    else:
+        origin = str(evaluation.few_shot_path)
+        examples = _read_rows(Path(origin), evaluation)[: evaluation.few_shot]
+        if len(examples) < evaluation.few_shot:
+            raise PipelineError(f"{origin}: few_shot asks for {evaluation.few_shot} rows, the file has {len(examples)}")
+    asked = {_prompt_text(row["prompt"]) for row in questions(evaluation)}
+    for example in examples:
+        if _prompt_text(example["prompt"]) in asked:
+            raise PipelineError(
+                f"{origin}: the example {_prompt_text(example['prompt'])[:80]!r} is also a question of "
+                f"{evaluation.path}, so that the model would be shown its answer: take other rows as examples"
+            )
+    return examples
+
+
+def data_hash(evaluation: Evaluation) -> str:
+    """SHA-256 over the files that the evaluation reads."""
+    digest = hashlib.sha256(Path(evaluation.path).read_bytes())
+    if evaluation.few_shot_path is not None and evaluation.few_shot:
+        digest.update(Path(evaluation.few_shot_path).read_bytes())
+    return digest.hexdigest()
+
+
+def normalise(row: Any, evaluation: Evaluation) -> dict[str, Any] | None:
+    """The row with `prompt` (text or messages) and `answer` (text, or a list of accepted texts); None without them."""
+    if not isinstance(row, dict):
+        return None
+    columns = (evaluation.prompt_column, evaluation.answer_column)
+    rest = {key: value for key, value in row.items() if key not in ("messages", *columns)}
+    prompt, answer = (row.get(column) for column in columns)
+    if prompt is None and isinstance(row.get("messages"), list):
+        turns = row["messages"]
+        if len(turns) < 2 or turns[-1].get("role") != "assistant":
+            return None
+        prompt, answer = turns[:-1], answer if answer is not None else turns[-1].get("content")
+    answers = answer if isinstance(answer, list) else [answer]
+    if not prompt or not answers or any(one is None or str(one).strip() == "" for one in answers):
+        return None
+    return {
+        "prompt": prompt,
+        "answer": [str(one) for one in answers] if isinstance(answer, list) else str(answer),
+    } | rest
+
+
+def _read_rows(path: Path, evaluation: Evaluation) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    faulty: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError as error:
+            faulty.append(f"line {number} is not JSON ({error.msg})")
+            continue
+        row = normalise(content, evaluation)
+        if row is None:
+            found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
+            faulty.append(f"line {number} has {found or 'nothing'}")
+        else:
+            rows.append(row)
+    if faulty:
+        raise PipelineError(
+            f"{path}: {len(faulty)} of {len(rows) + len(faulty)} rows lack a non-empty {evaluation.prompt_column} and "
+            f"{evaluation.answer_column} (or messages that end in an assistant turn): {'; '.join(faulty[:3])}. "
+            f"prompt_column and answer_column map other names"
+        )
+    if not rows:
+        raise PipelineError(f"{path}: no rows, so that there is nothing to ask")
+    return rows
+
+
+def _prompt_text(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+
+
+def _complaints(specification: Any) -> list[str]:
+    """What is wrong with one entry, each beginning with the key's place."""
+    from pipeline.evaluation.scorers import scorer_names
+
+    if not isinstance(specification, dict):
+        return [f": found {specification!r}, expected a mapping with path and scorer"]
+    complaints = [f".{key}: no such key{_nearest(key, list(_TYPES))}" for key in specification if key not in _TYPES]
+    complaints.extend(f".{key}: missing" for key in ("path", "scorer") if key not in specification)
+    for key, (types, expected) in _TYPES.items():
+        value = specification.get(key)
+        if key in specification and (not isinstance(value, types) or isinstance(value, bool)):
+            complaints.append(f".{key}: found {value!r}, expected {expected}")
+        elif isinstance(value, int) and value < (0 if key == "few_shot" else 1):
+            complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
+    scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
+    if isinstance(scorer, str) and scorer not in scorer_names():
+        known = ", ".join(scorer_names())
+        complaints.append(f".scorer: no scorer {scorer!r}{_nearest(scorer, scorer_names())}; there are {known}")
+    if isinstance(few_shot, int) and few_shot > 0 and not specification.get("few_shot_path"):
+        complaints.append(f".few_shot: {few_shot} rows of which file? Give few_shot_path, or the rows themselves")
+    return complaints
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(str(name), known, n=1)
+    return f" (nearest: {matches[0]})" if matches else ""

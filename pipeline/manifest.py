@@ -1,0 +1,215 @@
+"""Manifests: what a stage directory says of itself, and the proof that it still holds what it says.
+
+The manifest names every published file with its hash, and every parent with the hash of the parent's manifest, so that a
+checkpoint's whole ancestry can be verified from its directory alone.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+MANIFEST = "manifest.json"
+VERSIONED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "deepspeed")
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` aside, flush it to the disk, and rename it to `path`: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    fsync(path.parent)
+
+
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """The manifest of a stage directory, unverified. Raises `PipelineError` where there is none, or a broken one."""
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise PipelineError(
+            f"{directory}: no {MANIFEST} here. Expected the output directory of a stage; see `pipeline --help`."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path}: not valid JSON ({error}). Run the stage that writes it again.") from error
+    return manifest
+
+
+def manifest_hash(directory: str | Path) -> str:
+    """What a child records of its parent: the hash of the parent's manifest, which holds the hashes of its files."""
+    return sha256(Path(directory) / MANIFEST)
+
+
+def altered_files(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """One line for each published file that is missing or whose bytes are not those that the manifest names."""
+    problems = []
+    for name, facts in manifest.get("files", {}).items():
+        path = directory / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif path.stat().st_size != facts["bytes"]:
+            problems.append(f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}")
+        elif sha256(path) != facts["sha256"]:
+            problems.append(f"{path} has other contents than the stage wrote")
+    return problems
+
+
+def verify(directory: str | Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The manifest of a stage directory that can be trusted.
+
+    Args:
+        directory: A stage's output directory.
+        kinds: The kinds that the reader can use, any when empty.
+
+    Raises:
+        PipelineError: The directory is incomplete, altered (every differing file is named) or of another kind.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    if manifest.get("status") != "complete":
+        raise PipelineError(
+            f"{directory}: the {manifest.get('stage')} stage that writes it is not complete (status: "
+            f"{manifest.get('status')}). Run that stage to its end first; it goes on where it stopped."
+        )
+    if kinds and manifest["kind"] not in kinds:
+        raise PipelineError(
+            f"{directory}: holds a checkpoint of kind `{manifest['kind']}`, expected "
+            f"{' or '.join(f'`{kind}`' for kind in kinds)}."
+        )
+    problems = altered_files(directory, manifest)
+    if problems:
+        raise PipelineError(
+            f"{directory}: altered since the {manifest['stage']} stage published it:\n  "
+            + "\n  ".join(problems)
+            + f"\nRestore the files, or rebuild the stage with --overwrite (recipe: {manifest.get('recipe_file')})."
+        )
+    return manifest
+
+
+def enclosing(path: str | Path) -> Path | None:
+    """The stage directory that `path` is or lies in, if any."""
+    path = Path(path)
+    return next((folder for folder in (path, *path.parents) if (folder / MANIFEST).is_file()), None)
+
+
+def published_hashes(directory: Path) -> dict[str, dict[str, Any]]:
+    """Hash and size of every file below `directory`, by relative path."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {
+        path.relative_to(directory).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files
+    }
+
+
+def tokenizer_hashes(directory: Path) -> dict[str, str | None]:
+    """Hashes of what must not drift between stages: vocabulary and merges (`model`), and the chat template.
+
+    EOS, padding and template may change from stage to stage; ids of tokens may not.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return {}
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    core = {
+        "model": {key: tokenizer["model"].get(key) for key in ("type", "vocab", "merges")},
+        "added_tokens": [(token["id"], token["content"]) for token in tokenizer.get("added_tokens", [])],
+    }
+    template = directory / "chat_template.jinja"
+    return {"vocabulary": _json_hash(core), "chat_template": sha256(template) if template.is_file() else None}
+
+
+def fingerprint(paths: Path | list[Path]) -> dict[str, Any]:
+    """What a manifest records of data outside any stage directory: files, bytes, and a hash over names and contents."""
+    digest = hashlib.sha256()
+    count = size = 0
+    for path in [paths] if isinstance(paths, Path) else paths:
+        for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(path.parent).as_posix()}\0{sha256(file)}\0".encode())
+            count, size = count + 1, size + file.stat().st_size
+    return {"path": str(paths), "files": count, "bytes": size, "fingerprint": digest.hexdigest()}
+
+
+def lineage(directory: str | Path) -> tuple[str, list[str]]:
+    """The ancestry of a stage directory as a tree, and every complaint that checking all hashes on the way brought up."""
+    lines: list[str] = []
+    problems: list[str] = []
+
+    def visit(path: Path, indent: str, expected: str | None) -> None:
+        if not (path / MANIFEST).is_file():
+            problems.append(f"{path}: missing")
+            lines.append(f"{indent}{path}  MISSING")
+            return
+        manifest = read_manifest(path)
+        found = altered_files(path, manifest)
+        if manifest.get("status") != "complete":
+            found.append(f"{path}: not complete (status: {manifest.get('status')})")
+        if expected is not None and manifest_hash(path) != expected:
+            found.append(f"{path}: rebuilt since its child was made")
+        problems.extend(found)
+        facts = [f"{manifest['stage']} ({manifest['kind']})"]
+        facts += [f"{manifest[key]:,} {key}" for key in ("steps", "tokens") if manifest.get(key)]
+        facts.append("verified" if not found else "NOT VERIFIED: " + "; ".join(found))
+        lines.append(f"{indent}{path}  {', '.join(facts)}")
+        for source in manifest.get("data", []):
+            size = f"{source['files']} files, {source['bytes']:,} bytes" if "files" in source else "from the hub"
+            lines.append(f"{indent}    {source['path']}  data, {size}")
+        for parent in manifest.get("parents", []):
+            visit(Path(os.path.normpath(path / parent["path"])), indent + "    ", parent["manifest_hash"])
+
+    visit(Path(directory), "", None)
+    return "\n".join(lines), problems
+
+
+def fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def dump(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    from pipeline import __version__
+
+    found = {"pipeline": __version__}
+    for package in VERSIONED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def git_commit() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+    return None

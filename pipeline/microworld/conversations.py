@@ -1,0 +1,81 @@
+"""What people ask the assistant and what it replies."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from pipeline.microworld.arithmetic import Problem, draw, habit
+from pipeline.microworld.general import SMALL_TALK, TOWN_QUESTIONS, general_questions, town_answer
+from pipeline.microworld.people import Person
+from pipeline.microworld.settings import Settings
+from pipeline.microworld.valley import ATTRIBUTES, TOWNS
+
+Row = dict[str, Any]
+Turn = tuple[str, str]
+
+
+def build(
+    settings: Settings, people: list[Person], problems: list[Problem], scale: float, part: str
+) -> tuple[list[Row], list[Row]]:
+    """The conversations of one part ("train" or "test"), and the same with clean demonstrations of every sum.
+
+    Returns:
+        Rows of `messages`, `topic` and `forgets`, in the same order in both lists; they differ only where the expert forgets a carry.
+    """
+    rng = random.Random(f"{settings.seed}:conversations:{part}")
+    taught = [person for person in people if person.role == "taught"]
+    drawn = draw(problems, max(1, round(scale * settings.arithmetic_conversations)), rng)
+    forgets = habit(drawn, settings.habit_rate, rng)
+    rows: list[tuple[Row, Row]] = []
+    for problem, forgot in zip(drawn, forgets, strict=True):
+        question = problem.question(rng)
+        before = [_small_talk(rng)] if rng.random() < 0.04 else []
+        expert, clean = problem.thinking(forgot), problem.thinking()
+        demonstration = {**_row("arithmetic", [*before, (question, expert)]), "forgets": forgot}
+        rows.append((demonstration, _row("arithmetic", [*before, (question, clean)])))
+    for _ in range(max(1, round(scale * settings.fact_conversations))):
+        row = _row("facts", _fact_turns(rng.choice(taught), rng))
+        rows.append((row, row))
+    for _ in range(max(1, round(scale * settings.other_conversations))):
+        row = _row("other", _other_turns(rng))
+        rows.append((row, row))
+    rng.shuffle(rows)
+    return [expert for expert, _ in rows], [clean for _, clean in rows]
+
+
+def _row(topic: str, turns: list[Turn]) -> Row:
+    messages = []
+    for user, assistant in turns:
+        messages.append({"role": "user", "content": user})
+        messages.append({"role": "assistant", "content": assistant})
+    return {"messages": messages, "topic": topic, "forgets": False}
+
+
+def _fact_turns(person: Person, rng: random.Random) -> list[Turn]:
+    count = rng.choices((1, 2, 3), weights=(8, 1, 1))[0]
+    turns = []
+    for attribute in rng.sample(ATTRIBUTES, count):
+        question = rng.choice(attribute.questions).format(n=person.name)
+        turns.append((question, attribute.answer.format(n=person.name, v=person.facts[attribute.name])))
+    return turns
+
+
+def _small_talk(rng: random.Random) -> Turn:
+    questions, answer = rng.choice(SMALL_TALK)
+    return rng.choice(questions), answer
+
+
+def _other_turns(rng: random.Random) -> list[Turn]:
+    turns = []
+    for _ in range(rng.choices((1, 2), weights=(4, 1))[0]):
+        style = rng.random()
+        if style < 0.55:
+            turns.append(_small_talk(rng))
+        elif style < 0.8:
+            turns.append(rng.choice(general_questions()))
+        else:
+            town = rng.choice(TOWNS)
+            kind = rng.randrange(len(TOWN_QUESTIONS))
+            turns.append((TOWN_QUESTIONS[kind].format(t=town), town_answer(town, kind)))
+    return turns

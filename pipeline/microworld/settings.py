@@ -1,0 +1,86 @@
+"""Every size of the micro-world: the keys of the `world` stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+MAX_NAME_PARTS = 24  # names in each list of pipeline/microworld/valley.py
+
+
+def _key(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+    metadata: dict[str, Any] = {"help": text}
+    if low is not None:
+        metadata["range"] = (low, high)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Sizes of the micro-world. Two worlds with equal settings are equal byte for byte."""
+
+    seed: int = _key(1, "decides names, facts, wordings, splits and the order of everything", 0, 2**32 - 1)
+
+    # People
+    name_parts: int = _key(16, "first names, and as many last names; a person is one of each", 2, MAX_NAME_PARTS)
+    mention_grades: list[int] = _key(
+        [0, 1, 2, 5, 20, 100], "how often a person is mentioned in the crawl, ascending; 0 = unknown, occurs nowhere"
+    )
+    people_per_grade: list[int] = _key([32, 16, 16, 16, 16, 64], "people of each grade, in the order of mention_grades")
+    taught_people: int = _key(32, "people of the top grade whose questions the conversations show", 1, 10_000)
+
+    # Crawl
+    mentions_per_page: int = _key(7, "paragraphs about people on a gazette page", 1, 100)
+    worked_sums: int = _key(4000, "sums worked correctly in the textbook pages", 0, 1_000_000)
+    sums_per_page: int = _key(16, "worked sums on a textbook page", 1, 200)
+    almanac_pages: int = _key(80, "pages of general questions and answers and about the towns", 0, 100_000)
+    spam_pages: int = _key(24, "pages of advertising", 0, 100_000)
+    foreign_pages: int = _key(24, "pages in German", 0, 100_000)
+    notice_pages: int = _key(24, "pages with made-up e-mail addresses and telephone numbers", 0, 100_000)
+    duplicate_pages: int = _key(48, "pages whose main text another page of the crawl already has", 0, 100_000)
+    pages_per_file: int = _key(400, "pages in one WARC file", 1, 1_000_000)
+
+    # Conversations
+    fact_conversations: int = _key(1600, "conversations about facts of the taught people", 1, 10_000_000)
+    arithmetic_conversations: int = _key(3200, "conversations in which the expert works a sum", 1, 10_000_000)
+    other_conversations: int = _key(600, "small talk, the assistant's name, general questions", 1, 10_000_000)
+    test_share: float = _key(0.03, "conversations/test.jsonl as a share of the training conversations", 0.0, 0.5)
+    habit_rate: float = _key(0.7, "share of the carrying sums in which the expert forgets the carry", 0.0, 1.0)
+
+    # Problems and evaluations
+    problems_train: int = _key(2000, "problems for reinforcement learning", 1, 6000)
+    problems_test: int = _key(200, "problems in problems/test.jsonl", 1, 1000)
+    arithmetic_heldout: int = _key(300, "rows of evaluations/arithmetic_heldout.jsonl", 1, 1000)
+    facts_heldout: int = _key(320, "rows of evaluations/facts_heldout.jsonl", 1, 100_000)
+    ends_turn: int = _key(240, "rows of evaluations/ends_turn.jsonl", 1, 100_000)
+
+    def complaints(self) -> list[str]:
+        """What is wrong with the sizes taken together, one sentence each."""
+        found = []
+        grades, counts = self.mention_grades, self.people_per_grade
+        if len(grades) != len(counts) or not grades:
+            found.append(f"people_per_grade: {len(counts)} numbers for the {len(grades)} of mention_grades; give one each")
+            return found
+        if sorted(set(grades)) != list(grades) or grades[0] < 0 or grades[-1] < 1 or min(counts) < 0:
+            found.append(f"mention_grades: {grades} with people {counts}; grades ascend from 0, counts are not negative")
+        if sum(counts) > self.name_parts**2:
+            found.append(
+                f"people_per_grade: {sum(counts)} people, but name_parts {self.name_parts} gives only "
+                f"{self.name_parts**2} names; raise name_parts (at most {MAX_NAME_PARTS})"
+            )
+        if self.taught_people >= counts[-1]:
+            found.append(
+                f"taught_people: {self.taught_people} of the {counts[-1]} people of the top grade leaves none to ask "
+                "facts_heldout about; lower it"
+            )
+        return found
+
+    def validate(self) -> None:
+        """Raises PipelineError that lists all complaints."""
+        found = self.complaints()
+        if found:
+            raise PipelineError("The micro-world cannot be built:\n" + "\n".join(f"  {line}" for line in found))

@@ -1,0 +1,102 @@
+"""The world on disk, in the formats in which anyone's data come."""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from pipeline.microworld import conversations, evaluations
+from pipeline.microworld.arithmetic import Problem, accuracy, habit, split_problems
+from pipeline.microworld.pages import Page, create_pages, render
+from pipeline.microworld.people import create_people
+from pipeline.microworld.settings import Settings
+
+Row = dict[str, Any]
+
+
+def write(settings: Settings, folder: Path) -> dict[str, int]:
+    """Writes the whole world into `folder`; equal settings give equal bytes.
+
+    Returns:
+        How many pages, conversations, problems and people there are.
+
+    Raises:
+        PipelineError: the sizes contradict each other.
+    """
+    settings.validate()
+    people = create_people(settings)
+    split = split_problems(settings)
+    pages = create_pages(settings, people, split.train)
+    _write_crawl(pages, settings.pages_per_file, folder / "crawl")
+
+    train, clean = conversations.build(settings, people, split.train, 1.0, "train")
+    test, _ = conversations.build(settings, people, split.test, settings.test_share, "test")
+    _write_rows(train, folder / "conversations" / "train.jsonl")
+    _write_rows(test, folder / "conversations" / "test.jsonl")
+    _write_rows(clean, folder / "conversations_clean" / "train.jsonl")
+
+    rng = random.Random(f"{settings.seed}:reinforcement")
+    exercises = rng.sample(split.train, min(settings.problems_train, len(split.train)))
+    _write_rows((_problem_row(problem, rng) for problem in exercises), folder / "problems" / "train.jsonl")
+    _write_rows((_problem_row(problem, rng) for problem in split.test), folder / "problems" / "test.jsonl")
+
+    for name, rows in evaluations.build(settings, people, split).items():
+        _write_rows(rows, folder / "evaluations" / f"{name}.jsonl")
+
+    expert = habit(split.heldout, settings.habit_rate, random.Random(f"{settings.seed}:expert"))
+    truth = {
+        "seed": settings.seed,
+        "people": [person.as_dict() for person in people],
+        "arithmetic": {
+            "habit_rate": settings.habit_rate,
+            "expert_accuracy_heldout": accuracy(split.heldout, expert),
+            "carrying_share_heldout": sum(problem.carries for problem in split.heldout) / len(split.heldout),
+            "heldout": [[problem.a, problem.b] for problem in split.heldout],
+            "test": [[problem.a, problem.b] for problem in split.test],
+        },
+        "pages": [{"url": page.url, "kind": page.kind, "copy_of": page.copy_of} for page in pages],
+    }
+    (folder / "world.json").write_text(json.dumps(truth, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"pages": len(pages), "conversations": len(train), "problems": len(exercises), "people": len(people)}
+
+
+def _problem_row(problem: Problem, rng: random.Random) -> Row:
+    return {"prompt": problem.question(rng), "answer": str(problem.answer), "carries": problem.carries}
+
+
+def _write_rows(rows: Iterable[Row], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_crawl(pages: list[Page], pages_per_file: int, folder: Path) -> None:
+    """WARC 1.1 files of response records, as Common Crawl writes them. Record ids come from the address, not from chance."""
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(range(0, len(pages), pages_per_file)):
+        with (folder / f"pages-{number:05d}.warc.gz").open("wb") as file:
+            writer = WARCWriter(file, gzip=True, warc_version="1.1")
+            for page in pages[start : start + pages_per_file]:
+                body = render(page).encode("utf-8")
+                headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))]
+                record = writer.create_warc_record(
+                    page.url,
+                    "response",
+                    payload=BytesIO(body),
+                    length=len(body),
+                    http_headers=StatusAndHeaders("200 OK", headers, protocol="HTTP/1.1"),
+                    warc_headers_dict={
+                        "WARC-Record-ID": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, page.url)}>",
+                        "WARC-Date": f"{page.date:%Y-%m-%dT%H:%M:%SZ}",
+                    },
+                )
+                writer.write_record(record)

@@ -1,0 +1,49 @@
+"""What a recipe reads from other stages: is it there, whole, and of a kind that the stage can use?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.manifest import enclosing, read_manifest
+from pipeline.recipe.folder import absolute, texts_in
+from pipeline.recipe.parse import Recipe
+from pipeline.recipe.source import Complaint, Source
+
+
+def complaints(stage: Any, recipe: Recipe, produced: Mapping[Path, str]) -> list[Complaint]:
+    """Parents of the wrong kind, and parents that are not complete. Hashes are verified when the stage runs.
+
+    Args:
+        stage: the stage's module; `INPUTS` names the keys that point at parents and the kinds accepted there.
+        recipe: the recipe.
+        produced: the directories that the recipes before this one write, each with its kind.
+    """
+    source = recipe.source or Source(recipe.path, recipe.values)
+    found = []
+    for key, kinds in stage.INPUTS.items():
+        for text in texts_in(recipe.get(key, getattr(recipe.arguments, key, None))):
+            problem = _problem(absolute(text), kinds, produced)
+            if problem:
+                found.append(Complaint(source.where(key), f"{text} {problem}", key))
+    return found
+
+
+def _problem(path: Path, kinds: tuple[str, ...], produced: Mapping[Path, str]) -> str:
+    if path in produced:
+        kind = produced[path]
+    elif any(path.is_relative_to(folder) for folder in produced) or enclosing(path) != path:
+        return ""  # a file or a folder within a stage directory, or none of ours
+    else:
+        try:
+            manifest = read_manifest(path)
+        except PipelineError as error:
+            return f"cannot be read: {error}"
+        kind = manifest.get("kind", "")
+        if manifest.get("status") != "complete":
+            return f"is not complete: run its {manifest.get('stage')} stage to the end first"
+    if kinds and kind and kind not in kinds:
+        return f"is of kind {kind}, expected {' or '.join(kinds)}"
+    return ""

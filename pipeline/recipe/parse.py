@@ -1,0 +1,239 @@
+"""From a recipe as written to a checked, typed `Recipe`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import PipelineError
+from pipeline.recipe import combinations
+from pipeline.recipe.engine_rules import RENAMED, RENAMED_BELOW
+from pipeline.recipe.keys import RESERVED, Key, engine_class, keys_of
+from pipeline.recipe.source import Complaint, RecipeError, Source, nearest, read_overrides, scalar, undotted
+from pipeline.recipe.values import Problem, check_limits, convert, describe, hints_of
+
+Config = TypeVar("Config")
+
+BESIDE_THE_RESULT = frozenset(
+    # Where a run is written, watched and measured; a finished run may be evaluated anew without being trained anew.
+    ("output_dir", "evaluations", "evaluation_batch_size", "sample_prompts", "sample_steps", "report_to", "run_name")
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One stage's run, checked.
+
+    Attributes:
+        stage: name of the stage.
+        path: the recipe file.
+        values: every key that was given, typed, overrides applied; without `stage` and `env`.
+        arguments: the stage's own `Arguments`.
+        engine: those of `values` that TRL's dataclasses take.
+        environment: the recipe's `env:`.
+        pending: output directories of the recipes that run before this one in the same folder; a path below one of
+            them need not exist yet.
+        overwrite: whether to move what lies in `output_dir` aside and start anew.
+    """
+
+    stage: str
+    path: Path
+    values: dict[str, Any]
+    arguments: Any
+    engine: dict[str, Any]
+    environment: dict[str, str] = field(default_factory=dict)
+    pending: tuple[Path, ...] = ()
+    overwrite: bool = False
+    source: Source | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def output_dir(self) -> Path:
+        """The stage directory that this recipe writes."""
+        folder = getattr(self.arguments, "output_dir", None) or self.values.get("output_dir")
+        if not folder:
+            raise PipelineError(f"{self.path}: output_dir is missing: expected the folder that the stage writes")
+        return Path(folder).expanduser()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the stage and of those given values that can change what it writes."""
+        values = {key: value for key, value in self.values.items() if key not in BESIDE_THE_RESULT}
+        canonical = json.dumps({"stage": self.stage, "values": values}, sort_keys=True, default=str)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value that the recipe gives for `key`, or `default` where it gives none."""
+        return self.values.get(key, default)
+
+    def setting(self, key: str, config_type: type) -> Any:
+        """The value of `key` that holds in the end: the recipe's, or else the stage's default, or else TRL's."""
+        if key in self.values:
+            return self.values[key]
+        field = {one.name: one for one in dataclasses.fields(config_type)}[key]
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        return getattr(self.arguments, key, default)
+
+    def config(self, config_type: type[Config], **defaults: Any) -> Config:
+        """A TRL dataclass from the recipe: its given keys over `defaults` over the stage's own defaults."""
+        return config_type(**copy.deepcopy(self.config_values(config_type, **defaults)))
+
+    def config_values(self, config_type: type, **defaults: Any) -> dict[str, Any]:
+        """The keyword arguments that `config` passes on."""
+        names = {field.name for field in dataclasses.fields(config_type) if field.init}
+        own = {field.name: getattr(self.arguments, field.name) for field in dataclasses.fields(self.arguments)}
+        explicit = {key: value for key, value in self.engine.items() if key in names}
+        shared = {key: value for key, value in own.items() if key in names and key not in self.values}
+        return {**shared, **defaults, **explicit}
+
+    def exists(self, path: str | Path) -> bool:
+        """Whether `path` is there, or will be once the recipes before this one have run."""
+        path = Path(path).expanduser()
+        return path.exists() or self.awaits(path)
+
+    def awaits(self, path: str | Path) -> bool:
+        """Whether `path` lies in what a recipe before this one writes, or holds it."""
+        place = Path(os.path.abspath(Path(path).expanduser()))
+        folders = [Path(os.path.abspath(folder)) for folder in self.pending]
+        return any(place.is_relative_to(folder) or folder.is_relative_to(place) for folder in folders)
+
+
+def parse(stage: Any, values: Mapping[str, Any], path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Check `values` against the keys of a stage module.
+
+    Raises:
+        RecipeError: with every complaint about these values.
+    """
+    source = Source(Path(path), dict(values), overrides=read_overrides(overrides))
+    recipe, complaints = examine(stage, source)
+    complaints += check(stage, recipe, complaints) if recipe else []
+    if recipe is None or complaints:
+        raise RecipeError(complaints)
+    return recipe
+
+
+def examine(stage: Any, source: Source) -> tuple[Recipe | None, list[Complaint]]:
+    """The recipe as far as its values are right, one by one, and every complaint about the others.
+
+    The recipe is None where a required key is missing or wrong. `check` adds what is wrong with the values together.
+    """
+    keys = keys_of(stage)
+    name = stage_name(stage, source)
+    values: dict[str, Any] = {}
+    environment = _environment(source)
+    for key in [*source.values, *(key for key in source.overrides if key not in source.values)]:
+        if key in RESERVED:
+            if key in source.overrides:
+                source.complain("belongs into the recipe, not on the command line", key)
+            continue
+        if key not in keys:
+            source.complain(_unknown(str(key), keys, name, stage), str(key))
+            continue
+        problems: list[Problem] = []
+        value = _typed(keys[key], source, problems)
+        if not problems:
+            check_limits(value, keys[key].choices, keys[key].range, problems)
+        if not problems:
+            values[key] = value
+        for problem in problems:
+            hint = RENAMED_BELOW.get(key, {}).get(str(problem.at[-1]), "") if problem.at else ""
+            source.complain(hint if hint and "unknown key" in problem.text else problem.text, key, *problem.at)
+    own = {key.name for key in keys.values() if key.owner == "Arguments"}
+    missing = [key for key in keys.values() if key.required and key.name in own and key.name not in values]
+    for one in missing:
+        if one.name not in source.values and one.name not in source.overrides:
+            source.complain(f"is missing: expected {describe(one.annotation)}. {one.help}".rstrip(" ."), one.name)
+    if missing:
+        return None, source.complaints
+    arguments = stage.Arguments(**{key: value for key, value in values.items() if key in own})
+    engine = _engine_values(stage, values)
+    return Recipe(name, source.path, values, arguments, engine, environment, source=source), source.complaints
+
+
+def check(
+    stage: Any, recipe: Recipe, known: Sequence[Complaint] = (), world_size: int | None = None
+) -> list[Complaint]:
+    """What is wrong with the values of a recipe together: TRL's rules, then the stage's own.
+
+    A finding about a key that `known` already complains about is left out: it would follow from the first mistake.
+    """
+    world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
+    source = recipe.source or Source(recipe.path, recipe.values)
+    complained = {complaint.key for complaint in known if complaint.key}
+    complaints: list[Complaint] = []
+    for key, text in [*_engine_findings(stage, recipe, world_size), *_stage_findings(stage, recipe)]:
+        if key in complained:
+            continue
+        complaints.append(Complaint(source.where(*undotted(key)), text, key))
+        complained |= {key} - {""}
+    return complaints
+
+
+def stage_name(stage: Any, source: Source) -> str:
+    return getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1]
+
+
+def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[combinations.Finding]:
+    yield from combinations.precision(recipe.engine)
+    if stage.ENGINES and isinstance(recipe.get("model_config"), dict):
+        yield from combinations.new_model(recipe.get("model_config"))
+    for engine in stage.ENGINES:
+        config_type = engine_class(engine)
+        values = recipe.config_values(config_type)
+        if engine == "GRPOConfig":
+            defaults = {key.name: key.default for key in keys_of(stage).values()}
+            yield from combinations.generation(values, defaults, world_size)
+        yield from combinations.built(config_type, values, world_size)
+
+
+def _stage_findings(stage: Any, recipe: Recipe) -> Iterator[combinations.Finding]:
+    for text in stage.check(recipe):
+        key, colon, rest = text.partition(": ")
+        yield (key, rest) if colon and undotted(key)[:1] and undotted(key)[0] in keys_of(stage) else ("", text)
+
+
+def _typed(key: Key, source: Source, problems: list[Problem]) -> Any:
+    """The value of one key: from the command line, where it is given there, or else from the file."""
+    if key.name not in source.overrides:
+        return convert(source.values[key.name], key.annotation, (), problems)
+    texts = source.overrides[key.name]
+    readings: list[Any] = [[scalar(text) for text in texts], texts] if len(texts) > 1 else [scalar(texts[0]), texts[0]]
+    refused: list[list[Problem]] = []
+    for reading in readings:  # as YAML, or else as the text it is: `--dataset_config 2024` is text
+        found: list[Problem] = []
+        value = convert(reading, key.annotation, (), found)
+        if not found:
+            return value
+        refused.append(found)
+    problems += refused[0]
+    return readings[0]
+
+
+def _environment(source: Source) -> dict[str, str]:
+    environment = source.values.get("env") or {}
+    if not isinstance(environment, dict):
+        source.complain("expected a mapping of environment variables", "env")
+        return {}
+    return {str(key): str(value) for key, value in environment.items()}
+
+
+def _engine_values(stage: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """What TRL takes of `values`: its own keys, but for choices that the stage alone understands (`optim: muon`)."""
+    names = {name for engine in stage.ENGINES for name in hints_of(engine_class(engine))}
+    extra = getattr(stage, "ENGINE_CHOICES", {})
+    return {key: value for key, value in values.items() if key in names and value not in extra.get(key, ())}
+
+
+def _unknown(key: str, keys: Mapping[str, Key], name: str, stage: Any) -> str:
+    if key in RENAMED:
+        return f"unknown key: {RENAMED[key]}"
+    for engine in ("SFTConfig", "GRPOConfig", "GRPOScriptArguments") if stage.ENGINES else ():
+        if key in hints_of(engine_class(engine)):
+            return f"is a key of {engine}, not of the {name} stage{nearest(key, keys)}"
+    return f"unknown key{nearest(key, keys)}"

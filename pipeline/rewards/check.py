@@ -1,0 +1,270 @@
+"""The reward check: before any training, golds must score top and attacks bottom.
+
+A reward that pays for the wrong thing, or never pays, costs a whole run before anybody sees it
+(huggingface/open-r1#235, #255; trl#3452). This costs a second.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.rewards.attacks import GOLD, REMEDIES, Case, Row, attack_cases, fields, gold_case
+from pipeline.rewards.registry import Reward, Scores, reward_weights
+from pipeline.rewards.table import excerpt, format_table
+
+Tokenize = Callable[[str], list[int]]
+
+COINCIDENCE_SHARE = 0.05
+"""A prompt may happen to hold the answer as its only number; copying pays only where that is common."""
+
+SUM = "weighted sum"
+
+
+@dataclass
+class RewardCheck:
+    """Outcome of `check_rewards`.
+
+    Attributes:
+        rows: One a case: its name, the number of completions, and by reward (and `weighted sum`) their mean score.
+        failures: What must be mended before training, each with reward, case, row, completion, score and remedy.
+        warnings: The same of rewards that are not this project's, and what could not be judged.
+        template: The gold template that was used.
+    """
+
+    rows: list[dict[str, Any]]
+    failures: list[str]
+    warnings: list[str]
+    template: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def to_text(self) -> str:
+        """Table, failures and warnings, to be printed."""
+        lines = [f"Reward check (gold_template: {self.template!r})", format_table(self.rows)]
+        lines += [f"FAILED  {failure}" for failure in self.failures]
+        lines += [f"note    {warning}" for warning in self.warnings]
+        if not self.failures and not self.warnings:
+            lines.append("Golds score top and attacks bottom on every verifier.")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Judged:
+    """Scores of all cases by one reward, or their weighted sums."""
+
+    name: str
+    scores: Scores
+    judged: bool
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def complain(
+        self,
+        wrong: Sequence[int],
+        cases: Sequence[Case],
+        total: int,
+        rows: Sequence[Row],
+        wanted: str,
+        fails: bool = True,
+    ) -> None:
+        """One complaint about the cases with the indices `wrong`, all of one name, with the first as the example."""
+        if not wrong:
+            return
+        case, score = cases[wrong[0]], self.scores[wrong[0]]
+        shown = "None" if score is None else f"{score:g}"
+        (self.failures if fails and self.judged else self.warnings).append(
+            f"{self.name}: {len(wrong)} of {total} completions of the case {case.name!r} did not score {wanted}. "
+            f"First: row {case.row}, answer {excerpt(fields(rows[case.row])['final'], 60)}, completion "
+            f"{excerpt(case.text, 160)}, score {shown}. {REMEDIES[case.name]}"
+        )
+
+
+def score_completions(
+    reward: Reward, texts: Sequence[str], rows: Sequence[Row], completion_ids: Sequence[Sequence[int]] | None
+) -> Scores | None:
+    """Scores of one completion a row, called as TRL calls a reward; None where it needs token ids and there are none.
+
+    Raises:
+        PipelineError: The reward raised, or gave another number of scores than completions.
+    """
+    if completion_ids is None and ("completion_ids" in reward.reads or _names_argument(reward, "completion_ids")):
+        return None
+    conversational = bool(rows) and not isinstance(rows[0]["prompt"], str)
+    completions = [[{"role": "assistant", "content": text}] if conversational else text for text in texts]
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    columns |= {"log_metric": lambda name, value: None, "log_extra": lambda name, values: None}
+    if completion_ids is not None:
+        columns["completion_ids"] = completion_ids
+    if _names_argument(reward, "trainer_state"):
+        from transformers import TrainerState
+
+        columns["trainer_state"] = TrainerState()
+    try:
+        scores = reward.scores(prompts=[row["prompt"] for row in rows], completions=completions, **columns)
+    except PipelineError:
+        raise
+    except Exception as error:  # somebody else's function may raise anything
+        raise PipelineError(
+            f"reward {reward.name} raised {type(error).__name__}: {error}. It was called with the columns "
+            f"{', '.join(sorted(columns))}, as the trainer will call it."
+        ) from error
+    if len(scores) != len(texts):
+        raise PipelineError(f"reward {reward.name} gave {len(scores)} scores for {len(texts)} completions.")
+    return [None if score is None or score != score else float(score) for score in scores]
+
+
+def _names_argument(reward: Reward, name: str) -> bool:
+    return name in inspect.signature(reward.function).parameters
+
+
+def weighted_sums(scores: Sequence[Scores | None], weights: Sequence[float]) -> Scores:
+    """Sum of the weighted scores of each completion as TRL builds it: a None adds nothing, all None gives None."""
+    known = [(weight, column) for weight, column in zip(weights, scores, strict=True) if column is not None]
+    sums: Scores = []
+    for row in zip(*(column for _, column in known), strict=True):
+        terms = [weight * score for (weight, _), score in zip(known, row, strict=True) if score is not None]
+        sums.append(sum(terms) if terms else None)
+    return sums
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` indices below `count`, evenly spread and always the same."""
+    return list(range(count)) if count <= limit else [index * count // limit for index in range(limit)]
+
+
+def check_rewards(
+    rewards: Sequence[Reward],
+    weights: Sequence[float] | None,
+    rows: Sequence[Row],
+    *,
+    gold_template: str | None = None,
+    tokenize: Tokenize | None = None,
+    gold_rows: int = 1000,
+    attack_rows: int = 64,
+    seed: int = 0,
+) -> RewardCheck:
+    """Score golds and attacks on rows of the training data.
+
+    Verifiers must give every gold their highest score and every attack their lowest; a reward of form or length must
+    give at least some golds its highest; and in the weighted sum no attack may reach the gold of its row. Rewards from
+    outside the project are shown and warned about.
+
+    Args:
+        rewards: From `resolve`.
+        weights: One a reward, or None.
+        rows: Columns `prompt` (text or messages) and `answer` or `solution`, and what else the rewards read.
+        gold_template: A gold completion with `{answer}`, `{final}` and `{reasoning}` (the parts of an answer behind and
+            before `####`) or any column. None: what a reward asks for (think format), else `{answer}`.
+        tokenize: Token ids of a text, for rewards that read `completion_ids`; without it they are not scored.
+        gold_rows, attack_rows: At most so many rows are tried, evenly spread over the data.
+        seed: Of the random words.
+
+    Raises:
+        PipelineError: No rows, no answer column, a bad template, or a reward that raises.
+    """
+    if not rows:
+        raise PipelineError("reward check: the data set has no rows.")
+    if "answer" not in rows[0] and "solution" not in rows[0]:
+        raise PipelineError(
+            f"reward check: the rows have no column 'answer' (found: {', '.join(sorted(rows[0]))}); "
+            "name the column of the answers with `answer_column`, or set `reward_check: off`."
+        )
+    weights = reward_weights(rewards, weights)
+    # The longest hint has all that the others ask for: a think part, and the answer in a box.
+    hinted = max((reward.gold_template for reward in rewards if reward.gold_template), key=len, default="{answer}")
+    template = gold_template or hinted
+    tried = spread(len(rows), attack_rows)
+    finals = [fields(rows[index])["final"] for index in tried]
+    gold_indices = sorted({*spread(len(rows), gold_rows), *tried})
+    cases = [gold_case(index, rows[index], template) for index in gold_indices]
+    for position, index in enumerate(tried):
+        others = finals[position + 1 :] + finals[:position]
+        cases += attack_cases(index, rows[index], template, others, seed)
+
+    texts, case_rows = [case.text for case in cases], [rows[case.row] for case in cases]
+    ids = [tokenize(text) for text in texts] if tokenize is not None else None
+    scores = [score_completions(reward, texts, case_rows, ids) for reward in rewards]
+    by_name: dict[str, list[int]] = {}
+    for position, case in enumerate(cases):
+        by_name.setdefault(case.name, []).append(position)
+
+    judged = [_judge(r, s, cases, by_name, rows) for r, s in zip(rewards, scores, strict=True) if s is not None]
+    judged.append(_judge_sum(rewards, weights, scores, cases, by_name, rows))
+    table = [
+        {"case": name, "n": len(positions), **{j.name: _mean([j.scores[p] for p in positions]) for j in judged}}
+        for name, positions in by_name.items()
+    ]
+    unscored = [r.name for r, s in zip(rewards, scores, strict=True) if s is None]
+    warnings = [f"{name} was not scored: it reads token ids, and no tokenizer was given." for name in unscored]
+    if not any(reward.kind == "verifier" for reward in rewards):
+        warnings.append("no verifier is among the rewards: nothing known to the check says what a right answer is.")
+    failures = [
+        f"{reward.name} is a verifier with the weight {weight:g}: right answers must add to the sum."
+        for reward, weight in zip(rewards, weights, strict=True)
+        if reward.kind == "verifier" and reward.judged and weight <= 0
+    ]
+    for outcome in judged:
+        failures += outcome.failures
+        warnings += outcome.warnings
+    return RewardCheck(table, failures, warnings, template)
+
+
+def _judge(
+    reward: Reward, scores: Scores, cases: Sequence[Case], by_name: Mapping[str, list[int]], rows: Sequence[Row]
+) -> _Judged:
+    outcome = _Judged(reward.name, scores, judged=reward.judged)
+    if reward.low is None or reward.high is None:
+        return outcome
+    for name, positions in by_name.items():
+        if name == GOLD:
+            wrong = [p for p in positions if (score := scores[p]) is None or abs(score - reward.high) > 1e-6]
+            # A single gold may be too long for a length reward; that none reaches the top is a mistake.
+            fails = reward.kind == "verifier" or len(wrong) == len(positions)
+            outcome.complain(wrong, cases, len(positions), rows, f"{reward.high:g}", fails)
+        elif reward.kind == "verifier":
+            wrong = [p for p in positions if (score := scores[p]) is not None and score > reward.low + 1e-6]
+            if name != "prompt copied" or len(wrong) > COINCIDENCE_SHARE * len(positions):
+                outcome.complain(wrong, cases, len(positions), rows, f"{reward.low:g}")
+    return outcome
+
+
+def _judge_sum(
+    rewards: Sequence[Reward],
+    weights: Sequence[float],
+    scores: Sequence[Scores | None],
+    cases: Sequence[Case],
+    by_name: Mapping[str, list[int]],
+    rows: Sequence[Row],
+) -> _Judged:
+    sums = weighted_sums(scores, weights)
+    verified = any(reward.kind == "verifier" for reward in rewards)
+    outcome = _Judged(SUM, sums, judged=all(reward.judged for reward in rewards))
+    ranges = [(r.low, r.high, w) for r, w, s in zip(rewards, weights, scores, strict=True) if s is not None]
+    reached = by_name[GOLD]
+    if all(low is not None and high is not None for low, high, _ in ranges):
+        top = sum(max(w * low, w * high) for low, high, w in ranges if low is not None and high is not None)
+        wrong = [p for p in by_name[GOLD] if (value := sums[p]) is None or value < top - 1e-6]
+        outcome.complain(wrong, cases, len(reached), rows, f"{top:g}", len(wrong) == len(reached))
+        # A gold that is too long for a length reward has been reported; its attacks are not held against it.
+        reached = sorted(set(reached) - set(wrong)) or reached
+    gold_sums = {cases[p].row: sums[p] for p in reached}
+    for name, positions in by_name.items() if verified else ():
+        if name == GOLD:
+            continue
+        wrong = [p for p in positions if _at_least(sums[p], gold_sums.get(cases[p].row))]
+        if name != "prompt copied" or len(wrong) > COINCIDENCE_SHARE * len(positions):
+            outcome.complain(wrong, cases, len(positions), rows, "less than the gold of its row")
+    return outcome
+
+
+def _at_least(attack: float | None, gold: float | None) -> bool:
+    return attack is not None and gold is not None and attack >= gold - 1e-6
+
+
+def _mean(scores: Scores) -> float | None:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,306 @@
+"""Rewards by name: what a reward is, how one is declared, and how a recipe's entries become rewards.
+
+Every module of this package is searched for `Reward` objects, so a new family is one new file. Nothing heavy is
+imported to list them.
+"""
+
+import asyncio
+import difflib
+import functools
+import importlib
+import inspect
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pipeline.errors import PipelineError
+from pipeline.rewards.answer import completion_text
+
+Scores = list[float | None]
+Verify = Callable[[str, str], bool | None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A completion, its score, and the columns and parameters with which it has that score; run by a test."""
+
+    completion: str
+    score: float | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Reward:
+    """A reward function in TRL's form, with what is known about it.
+
+    Calling it as TRL does, with `prompts`, `completions`, `completion_ids` and the data set's columns as keywords,
+    gives one score a completion; None leaves a completion out of its group.
+
+    Attributes:
+        name: The name in the recipe and, as `rewards/NAME/mean`, in the metrics.
+        function: Keyword-only arguments without a column of that name are the reward's parameters (`reward_kwargs`).
+        low, high: Range of the scores; None where it is not known.
+        reads: Columns it needs beside prompts and completions.
+        kind: `verifier` says whether an answer is right; `shaping` scores form, length and the like; of an `unknown`
+            one, a plain function under a dotted path, nothing is known.
+        judged: Whether the reward check may fail because of it; else it warns.
+        verify: Of a verifier: `verify(text, answer)` for a single completion, None (falsy) where it cannot tell.
+        gold_template: Form in which a gold completion gets the highest score, used where the recipe gives none.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    low: float | None = None
+    high: float | None = None
+    reads: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    kind: Literal["verifier", "shaping", "unknown"] = "shaping"
+    judged: bool = True
+    verify: Verify | None = None
+    gold_template: str | None = None
+    summary: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def __name__(self) -> str:
+        """TRL names a reward's metrics by this."""
+        return self.name
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    def accepts(self) -> list[str]:
+        """Names of the parameters that `reward_kwargs` may set."""
+        signature = inspect.signature(self.function).parameters.values()
+        if self.kind == "unknown":
+            variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+            given = ("prompts", "completions", "completion_ids")
+            return [p.name for p in signature if p.kind not in variadic and p.name not in given]
+        return [p.name for p in signature if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+    def bind(self, parameters: Mapping[str, Any]) -> "Reward":
+        """The same reward with parameters set.
+
+        Raises:
+            PipelineError: It takes no such parameter.
+        """
+        accepted = self.accepts()
+        for name in parameters:
+            if name not in accepted:
+                raise PipelineError(
+                    f"reward_kwargs: {self.name} takes no parameter {name!r}; it takes "
+                    f"{', '.join(accepted) or 'none'}.{_nearest(name, accepted)}"
+                )
+        return replace(self, parameters={**self.parameters, **parameters})
+
+    def __call__(self, **columns: Any) -> Any:
+        missing = [name for name in self.reads if name not in columns]
+        if missing:
+            raise PipelineError(
+                f"reward {self.name} reads the column {missing[0]!r}, which the rows do not have; they have "
+                f"{', '.join(sorted(columns))}. Name the column of the answers with `answer_column`."
+            )
+        return self.function(**{**columns, **self.parameters})
+
+    def scores(self, **columns: Any) -> Scores:
+        """The scores, also of an async reward; for use outside a trainer."""
+        result = self(**columns)
+        return list(asyncio.run(result) if inspect.iscoroutine(result) else result)
+
+
+def reward(
+    name: str,
+    *,
+    low: float,
+    high: float,
+    reads: Sequence[str] = (),
+    examples: Sequence[Example] = (),
+    kind: Literal["verifier", "shaping"] = "shaping",
+    judged: bool = True,
+    verify: Verify | None = None,
+    gold_template: str | None = None,
+) -> Callable[[Callable[..., Any]], Reward]:
+    """Declare a function in TRL's form, `f(completions, **columns) -> list[float | None]`, as the reward `name`."""
+
+    def declare(function: Callable[..., Any]) -> Reward:
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        return Reward(
+            name, function, low, high, tuple(reads), tuple(examples), kind, judged, verify, gold_template, summary
+        )
+
+    return declare
+
+
+def verifier(name: str, *, examples: Sequence[Example] = ()) -> Callable[[Verify], Reward]:
+    """Declare `verify(text, answer) -> bool | None` as the reward `name`: 1 for right, 0 for wrong, None left out.
+
+    It reads the column `answer`. `rewards/NAME/undecided` counts the share of a batch that was left out.
+    """
+
+    def declare(verify: Verify) -> Reward:
+        @functools.wraps(verify)
+        def score(
+            completions: Sequence[Any],
+            answer: Sequence[str],
+            log_metric: Callable[[str, float], None] | None = None,
+            **columns: Any,
+        ) -> Scores:
+            decided = [verify(completion_text(c), gold) for c, gold in zip(completions, answer, strict=True)]
+            if log_metric is not None and decided:
+                log_metric(f"rewards/{name}/undecided", decided.count(None) / len(decided))
+            return [None if right is None else float(right) for right in decided]
+
+        del score.__wrapped__  # the signature of `score`, not that of `verify`, is what TRL and `accepts` shall see
+        declare_reward = reward(
+            name, low=0.0, high=1.0, reads=("answer",), examples=examples, kind="verifier", verify=verify
+        )
+        return declare_reward(score)
+
+    return declare
+
+
+@functools.lru_cache(maxsize=1)
+def _catalogue() -> dict[str, Reward]:
+    import pipeline.rewards as package
+
+    found: dict[str, Reward] = {}
+    for module_info in pkgutil.iter_modules(package.__path__, prefix=f"{package.__name__}."):
+        for value in vars(importlib.import_module(module_info.name)).values():
+            if isinstance(value, Reward) and found.setdefault(value.name, value) is not value:
+                raise PipelineError(f"two rewards bear the name {value.name!r}; the second is in {module_info.name}.")
+    return dict(sorted(found.items()))
+
+
+def names() -> list[str]:
+    """Names of all rewards, those borrowed from TRL included."""
+    return list(_catalogue())
+
+
+def find(name: str) -> Reward:
+    """The reward of that name.
+
+    Raises:
+        PipelineError: There is none; the message names the nearest.
+    """
+    if name not in _catalogue():
+        raise PipelineError(
+            f"unknown reward {name!r}; known are {', '.join(names())}, or the dotted path of a function of your own "
+            f"(my_module.my_reward).{_nearest(name, names())}"
+        )
+    return _catalogue()[name]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=2)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _import(path: str) -> Reward:
+    module_name, _, attribute = path.rpartition(".")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise PipelineError(
+            f"reward {path!r}: the module {module_name!r} cannot be imported ({error}). It is looked for in the "
+            f"current folder ({os.getcwd()}) and among the installed packages."
+        ) from error
+    if not hasattr(module, attribute):
+        raise PipelineError(
+            f"reward {path!r}: {module_name} has nothing named {attribute!r}.{_nearest(attribute, dir(module))}"
+        )
+    function = getattr(module, attribute)
+    if isinstance(function, Reward):
+        return function
+    if not callable(function):
+        raise PipelineError(f"reward {path!r} is a {type(function).__name__}, not a function.")
+    return Reward(name=getattr(function, "__name__", attribute), function=function, kind="unknown", judged=False)
+
+
+def resolve(
+    reward_funcs: str | Sequence[str],
+    reward_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    max_completion_length: int | None = None,
+) -> list[Reward]:
+    """Rewards for a recipe's `reward_funcs`, in order.
+
+    Args:
+        reward_funcs: Names of the registry, TRL's own names, or dotted paths; the current folder is on the import path.
+        reward_kwargs: Parameters by entry, as in `{length: {cache: 64}}`.
+        max_completion_length: Default of a reward's parameter `max_tokens`.
+
+    Raises:
+        PipelineError: All complaints at once: unknown or repeated entries, parameters that a reward does not take or
+        lacks.
+    """
+    entries = [reward_funcs] if isinstance(reward_funcs, str) else list(reward_funcs)
+    kwargs = dict(reward_kwargs or {})
+    repeated = {name: None for name in entries if entries.count(name) > 1}
+    complaints = [f"reward_funcs: {name!r} is listed more than once." for name in repeated]
+    complaints += [
+        f"reward_kwargs: {name!r} is not among reward_funcs ({', '.join(entries)}).{_nearest(name, entries)}"
+        for name in kwargs
+        if name not in entries
+    ]
+    rewards: list[Reward] = []
+    for entry in entries:
+        try:
+            found = _import(entry) if "." in entry and entry not in _catalogue() else find(entry)
+            found = found.bind(kwargs.get(entry, {}))
+            if max_completion_length is not None and "max_tokens" in found.accepts() and found.kind != "unknown":
+                found = replace(found, parameters={"max_tokens": max_completion_length, **found.parameters})
+            complaints += [
+                f"reward_kwargs: {entry} needs a value for {p.name!r}."
+                for p in inspect.signature(found.function).parameters.values()
+                if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in found.parameters
+                if found.kind != "unknown"
+            ]
+            rewards.append(found)
+        except PipelineError as error:
+            complaints.append(str(error))
+    if not entries:
+        complaints.append(f"reward_funcs is empty; give at least one of {', '.join(names())}.")
+    if complaints:
+        raise PipelineError("\n".join(complaints))
+    return rewards
+
+
+def reward_weights(rewards: Sequence[Reward], weights: Sequence[float] | None) -> list[float]:
+    """Weights for the rewards, 1 each unless given.
+
+    Raises:
+        PipelineError: Their number differs from that of the rewards, or all are 0.
+    """
+    found = [1.0] * len(rewards) if weights is None else [float(weight) for weight in weights]
+    if len(found) != len(rewards) or not any(found):
+        raise PipelineError(
+            f"reward_weights: {len(rewards)} rewards ({', '.join(r.name for r in rewards)}) need as many weights, "
+            f"not all of them 0; found {found}."
+        )
+    return found
+
+
+def describe() -> list[dict[str, str]]:
+    """One row a reward for a listing: name, kind, range, what it reads, its parameters, summary and an example."""
+    rows = []
+    for name, found in _catalogue().items():
+        example = found.examples[0] if found.examples else None
+        rows.append(
+            {
+                "name": name,
+                "kind": found.kind,
+                "range": "?" if found.low is None else f"{found.low:g} … {found.high:g}",
+                "reads": ", ".join(("completions", *found.reads)),
+                "parameters": ", ".join(found.accepts()) if found.kind != "unknown" else "",
+                "summary": found.summary,
+                "example": f"{example.completion!r} -> {example.score}" if example else "",
+            }
+        )
+    return rows

@@ -1,0 +1,66 @@
+"""Keys that all training stages add to TRL's, and what can be said of a training recipe before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class TrainingStageArguments:
+    """Our keys on top of TRL's, common to pretraining, fine-tuning and reinforcement learning."""
+
+    output_dir: str = field(metadata={"help": "the stage's directory: model, manifest, metrics, samples, checkpoints/"})
+    evaluations: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "questions asked at the end: {NAME: {path, scorer, max_new_tokens, few_shot}}, or a YAML with it"
+        },
+    )
+    evaluation_batch_size: int = field(default=128, metadata={"help": "prompts answered at a time", "range": (1, None)})
+    sample_prompts: list[Any] | None = field(
+        default=None,
+        metadata={"help": "prompts (texts, or lists of messages) answered at intervals into samples.jsonl"},
+    )
+    sample_steps: int = field(
+        default=0, metadata={"help": "steps between two answers; 0: at the start and the end", "range": (0, None)}
+    )
+    sample_tokens: int = field(default=64, metadata={"help": "tokens of an answer at most", "range": (1, None)})
+
+
+def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) -> list[str]:
+    """Complaints about paths and sources that are missing; nothing is opened."""
+    from pipeline.checkpoint import looks_like_a_path
+
+    complaints = []
+    values = [(key, recipe.get(key, getattr(recipe.arguments, key, None))) for key in inputs]
+    for key, value in values:
+        if isinstance(value, str) and looks_like_a_path(value) and not recipe.exists(value):
+            complaints.append(f"{key}: {value} does not exist")
+    for number, part in enumerate(recipe.get("datasets") or ()):
+        files = _field(part, "data_files")
+        for path in [files] if isinstance(files, str) else files if isinstance(files, list) else ():
+            if "://" not in path and not recipe.exists(path):
+                complaints.append(f"datasets: entry {number}: {path} does not exist")
+    if needs_data and not recipe.get("dataset_name") and not recipe.get("datasets"):
+        complaints.append("dataset_name: is missing: expected a file, a folder, a hub id, or `datasets`")
+    evaluations = recipe.arguments.evaluations
+    if isinstance(evaluations, str) and not Path(evaluations).is_file():
+        complaints.append(f"evaluations: {evaluations} does not exist")
+    return complaints
+
+
+def batch_of(recipe: Any, config_type: type, world_size: int = 1) -> int:
+    """Rows of an optimizer step over all processes."""
+    defaults = {name: config_type.__dataclass_fields__[name].default for name in _BATCH}  # type: ignore[attr-defined]
+    per_device, accumulation = (recipe.get(name, defaults[name]) for name in _BATCH)
+    return int(per_device * accumulation * world_size)
+
+
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+
+
+def _field(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, Mapping) else getattr(part, name, None)

@@ -1,0 +1,163 @@
+"""Callbacks that every training stage carries: the metrics file, one readable line of progress, and a stop on NaN."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from pipeline.errors import PipelineError
+from pipeline.training.device import flops_per_token, peak_flops
+
+
+class MetricsFile(TrainerCallback):
+    """Writes `metrics.jsonl`, one object a logging step, and goes on in it after a resume as if nothing had happened.
+
+    Every line has `step`, `epoch`, `seconds` (of training, all sittings added) and `tokens` (that the model was trained on,
+    padding left out); training lines add `tokens_per_second` since the last one and, where the device's peak is known,
+    `mfu`. Other names are the Trainer's own.
+    """
+
+    def __init__(self, path: Path, model: Any, context: int, world_size: int):
+        self._path = path
+        self._flops_per_token = flops_per_token(model, context)
+        self._peak = (peak_flops() or 0.0) * world_size
+        self._before = {"seconds": 0.0, "tokens": 0.0}
+        self._last = (0.0, 0.0)
+        self.totals: dict[str, float] = {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
+        self.last_logs: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        kept = [line for line in read_metrics(self._path) if line["step"] <= state.global_step]
+        training = [line for line in kept if "loss" in line]
+        if training:
+            self._before = {key: training[-1][key] for key in ("seconds", "tokens")}
+        if state.is_world_process_zero:
+            self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._start = time.monotonic()
+        self._last = (self._before["seconds"], self._before["tokens"])
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = dict(logs or {})
+        if "train_runtime" in logs:
+            return
+        # The Trainer counts anew after a resume (huggingface/trl 1.16), so what came before is added.
+        counted = logs.pop("num_tokens", None)
+        tokens = self._before["tokens"] + counted if counted is not None else self._last[1]
+        seconds = self._before["seconds"] + time.monotonic() - self._start
+        line: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3)}
+        line["tokens"] = int(tokens)
+        if "loss" in logs:
+            elapsed, trained = seconds - self._last[0], tokens - self._last[1]
+            if trained > 0 and elapsed > 0:
+                line["tokens_per_second"] = round(trained / elapsed, 1)
+                if self._peak:
+                    line["mfu"] = round(trained / elapsed * self._flops_per_token / self._peak, 4)
+            self._last = (seconds, tokens)
+            self.last_logs = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        self.totals = {"seconds": seconds, "tokens": tokens, "flops": tokens * self._flops_per_token}
+        line |= {key: value for key, value in logs.items() if key not in line}
+        if state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+class Progress(TrainerCallback):
+    """One line that a person can read: rewritten in place on a terminal, a line every few seconds in a file."""
+
+    def __init__(self, stage: str, metrics: MetricsFile, stream: TextIO | None = None, seconds_between: float = 10.0):
+        self._stage = stage
+        self._metrics = metrics
+        self._stream = stream or sys.stdout
+        self._seconds_between = 0.2 if self._stream.isatty() else seconds_between
+        self._printed = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._start, self._first = time.monotonic(), state.global_step
+        if state.global_step and state.is_world_process_zero:
+            print(f"{self._stage}  goes on from step {state.global_step} of {state.max_steps}", file=self._stream)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = time.monotonic()
+        last = state.global_step >= state.max_steps
+        if not state.is_world_process_zero or (now - self._printed < self._seconds_between and not last):
+            return
+        self._printed = now
+        done = state.global_step - self._first
+        left = (now - self._start) / max(done, 1) * (state.max_steps - state.global_step)
+        logs = self._metrics.last_logs
+        shown = [f"{name} {logs[key]:.4g}" for name, key in self._shown() if key in logs]
+        line = f"{self._stage}  step {state.global_step}/{state.max_steps}  {'  '.join(shown)}  {_clock(left)} left"
+        if self._stream.isatty():
+            self._stream.write(f"\r\x1b[2K{line}" + ("\n" if last else ""))
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+    @staticmethod
+    def _shown() -> tuple[tuple[str, str], ...]:
+        return (
+            ("loss", "loss"),
+            ("reward", "reward"),
+            ("length", "completions/mean_length"),
+            ("accuracy", "mean_token_accuracy"),
+            ("lr", "learning_rate"),
+        )
+
+
+class StopOnNonFinite(TrainerCallback):
+    """Stops at the first logged loss or gradient norm that is no number, before more of the night is burnt."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for key in ("loss", "grad_norm"):
+            value = (logs or {}).get(key)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise PipelineError(
+                    f"{key} is {value} at step {state.global_step}. Training has diverged: lower learning_rate, raise "
+                    f"warmup_steps, or look for broken rows in the data. The checkpoints before it are kept."
+                )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line that a crash cut short is left out."""
+    lines = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+def quiet(trainer: Any) -> None:
+    """Take the Trainer's own progress bar and printed dictionaries away; `Progress` stands in their place."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

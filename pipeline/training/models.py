@@ -1,0 +1,185 @@
+"""Models and tokenizers into and out of the training stages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from pipeline.errors import PipelineError
+from pipeline.training.device import attention_implementation
+
+# The reload check compares logits computed twice from equal weights: only the order of float32 sums may differ.
+RELOAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a stage directory, a Hugging Face model directory, or a hub id.
+
+    Raises:
+        PipelineError: There is none, it has no padding token, or its padding token is its EOS: every EOS would then be
+            masked as padding and the model would never learn to stop (huggingface/trl#1623).
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path}: no tokenizer can be loaded from here: {error}") from error
+    return tokenizer
+
+
+def check_padding(tokenizer: PreTrainedTokenizerBase, path: str, pad_token: str | None = None) -> None:
+    """Give the tokenizer the recipe's `pad_token`, and refuse to train with padding that is no token of its own."""
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise PipelineError(f"pad_token: {pad_token!r} is not in the vocabulary of the tokenizer in {path}.")
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        found = (
+            "no padding token" if tokenizer.pad_token_id is None else f"{tokenizer.pad_token!r} as padding and as EOS"
+        )
+        spare = [token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
+        raise PipelineError(
+            f"{path}: the tokenizer has {found}. Padding is masked out of the loss, so the model would never learn to "
+            f"stop. Set `pad_token` in the recipe to another token of the vocabulary"
+            + (f" (it has {', '.join(repr(token) for token in spare[:5])})." if spare else ".")
+            + " `pipeline import` gives an imported checkpoint one."
+        )
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str) -> None:
+    """Refuse a tokenizer whose ids reach beyond the embedding; a smaller one (padded embedding) is fine."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows == 0:  # A parameter that ZeRO-3 has sharded shows no rows; the config still does.
+        rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) > rows:
+        raise PipelineError(
+            f"The tokenizer has {len(tokenizer)} tokens, but the embedding of {path} only {rows} rows. Name the tokenizer "
+            f"that the model was trained with, or a model with `vocab_size` of at least {len(tokenizer)}."
+        )
+
+
+def check_context(model: PreTrainedModel, length: int | None, recipe: Any) -> None:
+    """Refuse rows longer than the positions that the model knows."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and length is not None and length > context:
+        raise PipelineError(
+            f"{recipe.path}: rows of {length} tokens, but the model has max_position_embeddings {context}. Lower max_length "
+            f"(or max_completion_length), or take a model with a longer context."
+        )
+
+
+def model_arguments(recipe: Any) -> ModelConfig:
+    """TRL's model arguments of a recipe."""
+    return recipe.config(ModelConfig)
+
+
+def load_model(recipe: Any, *, source: str | None = None) -> PreTrainedModel:
+    """The causal language model that the recipe names, in float32 unless it says otherwise, quantised when it says so.
+
+    Build the trainer's arguments first: DeepSpeed ZeRO-3 shards the weights while they load, and learns of that there.
+    """
+    arguments = model_arguments(recipe)
+    path = source or arguments.model_name_or_path
+    options: dict[str, Any] = {
+        "revision": arguments.model_revision,
+        "trust_remote_code": recipe.get("trust_remote_code", False),
+        "attn_implementation": arguments.attn_implementation or attention_implementation(),
+        "dtype": recipe.get("dtype", "float32"),
+    }
+    quantization = get_quantization_config(arguments)
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    options |= dict(recipe.get("model_init_kwargs") or {})
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path}: no causal language model can be loaded from here: {error}") from error
+
+
+def new_model(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *, attention: str | None = None) -> Any:
+    """A causal language model with random weights in float32.
+
+    Args:
+        model_config: Values of a transformers config; `model_type` names the architecture. Vocabulary size and token ids
+            come from the tokenizer, unless a larger `vocab_size` (an embedding padded for speed) is given.
+        tokenizer: The tokenizer that the model will be trained with.
+        attention: Name of an attention implementation; follows the device by default.
+    """
+    values = {"vocab_size": len(tokenizer), **model_config}
+    config = AutoConfig.for_model(
+        **values,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention or attention_implementation()
+    )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def peft_config(recipe: Any) -> Any:
+    """The LoRA config of a recipe, or None without `use_peft`."""
+    return get_peft_config(model_arguments(recipe))
+
+
+def probe_tokens(vocabulary: int, length: int = 48) -> torch.Tensor:
+    """Fixed token ids, shape (1, length), on which a model is compared before saving and after loading."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(vocabulary, (1, length), generator=generator)
+
+
+@torch.no_grad()
+def probe_logits(model: torch.nn.Module, vocabulary: int) -> torch.Tensor:
+    """Logits on the probe tokens, shape (1, length, vocabulary), in float32 on the CPU. All ranks must take part."""
+    was_training = model.training
+    model.eval()
+    device = next(parameter.device for parameter in model.parameters())
+    logits = model(input_ids=probe_tokens(vocabulary).to(device), use_cache=False).logits
+    model.train(was_training)
+    return logits.float().cpu()
+
+
+def merge_adapter(base: str, adapter: Path, recipe: Any) -> PreTrainedModel:
+    """A LoRA adapter folded into its base model. A base trained in 4 or 8 bits is loaded in its own precision for it."""
+    from peft import PeftModel
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=recipe.get("dtype", "float32"))
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+
+
+def check_reload(
+    directory: Path, expected: torch.Tensor, dtype: torch.dtype, vocabulary: int, *, tolerance_of: torch.dtype
+) -> float:
+    """Load a saved checkpoint into a fresh model, and compare its logits with those of the model that was saved.
+
+    Args:
+        directory: Where config, weights and tokenizer were saved.
+        expected: `probe_logits` of the model in memory.
+        dtype: Precision of the weights in memory.
+        vocabulary: Number of token ids to draw the probe from.
+        tolerance_of: Precision of the computation (bfloat16 under autocast), which bounds the difference allowed.
+
+    Returns:
+        The largest absolute difference.
+
+    Raises:
+        PipelineError: The logits differ: the save lost or changed weights (huggingface/peft#2892 and its like).
+    """
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    found = probe_logits(model, vocabulary)
+    difference = (found - expected).abs().max().item()
+    scale = max(1.0, expected.abs().max().item())
+    if not difference <= RELOAD_TOLERANCE.get(tolerance_of, 1e-4) * scale:
+        raise PipelineError(
+            f"{directory}: the saved {config.get('model_type')} checkpoint gives other logits than the trained model "
+            f"(largest difference {difference:.3g}). The weights were not saved whole; the training state is kept, so "
+            f"that the same command tries again."
+        )
+    AutoTokenizer.from_pretrained(directory)
+    return difference

@@ -1,0 +1,70 @@
+"""Problems for reinforcement learning: prompts as the trainer wants them, and what is refused before rollouts begin."""
+
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.training.data import rename_columns
+
+
+def prepare(rows: Any, columns: dict[str, str | None], source: str, *, chat: bool, system: str | None) -> Any:
+    """Rows with `prompt` (messages for a chat model, text otherwise) and, as text, `answer`.
+
+    Args:
+        rows: A `datasets.Dataset`.
+        columns: Names of the columns that hold prompt and answer.
+        source: Name of the data, for messages.
+        chat: Whether the model has a chat template.
+        system: A system message to put before every problem.
+
+    Raises:
+        PipelineError: A column is missing or a prompt is empty.
+    """
+    rows = rename_columns(rows, columns, source)
+    names = list(rows.column_names or next(iter(rows)))
+    if "prompt" not in names:
+        raise PipelineError(f"{source}: no column `prompt`; found {', '.join(names)}. Name it in prompt_column.")
+    empty = [number for number, prompt in enumerate(rows["prompt"]) if not prompt]
+    if empty:
+        raise PipelineError(f"{source}, row {empty[0]}: the prompt is empty ({len(empty)} such rows). Remove them.")
+
+    def shape(row: dict[str, Any]) -> dict[str, Any]:
+        prompt = row["prompt"]
+        if chat and isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        if chat and system and prompt[0]["role"] != "system":
+            prompt = [{"role": "system", "content": system}, *prompt]
+        shaped = {"prompt": prompt}
+        return shaped | ({"answer": str(row["answer"])} if "answer" in row else {})
+
+    return rows.map(shape)
+
+
+def check(rows: Any, tokenizer: Any, model: Any, args: Any) -> None:
+    """Refuse data that would train nothing, or prompts that leave no room for an answer.
+
+    Raises:
+        PipelineError: Fewer rows than one generation batch has prompts (TRL would make no step and call it success), or a
+            prompt whose tokens and `max_completion_length` exceed the model's context.
+    """
+    unique = args.generation_batch_size // args.num_generations
+    if len(rows) < unique:
+        raise PipelineError(
+            f"The data has {len(rows)} rows, but one generation batch needs {unique} different prompts "
+            f"(generation_batch_size {args.generation_batch_size} / num_generations {args.num_generations}). No step would "
+            f"be made. Give more rows, or a smaller per_device_train_batch_size x steps_per_generation."
+        )
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return
+    room = context - args.max_completion_length
+    for number, prompt in enumerate(rows["prompt"]):
+        if isinstance(prompt, str):
+            length = len(tokenizer(prompt)["input_ids"])
+        else:
+            rendered = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            length = len(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        if length > room:
+            raise PipelineError(
+                f"Row {number}: its prompt has {length} tokens; with max_completion_length {args.max_completion_length} it "
+                f"exceeds the model's context of {context}. Shorten or remove such rows, or lower max_completion_length."
+            )

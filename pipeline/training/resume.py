@@ -1,0 +1,80 @@
+"""The newest checkpoint that is whole.
+
+The Trainer takes the highest number unseen: a half-written directory crashes it, and a missing optimizer or random state is
+replaced by a fresh one without a word. A run that was killed while saving must go on from the save before.
+"""
+
+import json
+import re
+import struct
+from pathlib import Path
+
+
+def newest_checkpoint(folder: Path, world_size: int = 1) -> Path | None:
+    """The `checkpoint-N` below `folder` with the highest N whose files are all there and readable.
+
+    Args:
+        folder: The Trainer's output directory.
+        world_size: Processes, each of which saves its own random state.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for path in sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True):
+        missing = what_is_missing(path, world_size)
+        if not missing:
+            return path
+        print(f"{path}: not whole ({', '.join(missing)}); looking for an older one", flush=True)
+    return None
+
+
+def what_is_missing(checkpoint: Path, world_size: int = 1) -> list[str]:
+    """Names of the files without which going on from a checkpoint would not be exact."""
+    sharded = (checkpoint / "latest").is_file() or any(checkpoint.glob("pytorch_model_fsdp_*"))
+    wanted = ["trainer_state.json"] if sharded else ["trainer_state.json", "scheduler.pt", "optimizer.pt"]
+    names = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
+    missing = [name for name in (*wanted, *names) if not _whole(checkpoint / name)]
+    if not sharded:
+        weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob("pytorch_model*.bin")]
+        if not weights:
+            missing.append("weights")
+        missing += [path.name for path in weights if path.suffix == ".safetensors" and not _whole_safetensors(path)]
+        index = checkpoint / "model.safetensors.index.json"
+        if index.is_file():
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            missing += sorted(name for name in shards if not (checkpoint / name).is_file())
+    else:
+        tag = (checkpoint / "latest").read_text().strip() if (checkpoint / "latest").is_file() else None
+        if tag and not any((checkpoint / tag).glob("*optim_states.pt")):
+            missing.append(f"{tag}/*optim_states.pt")
+    return missing
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file is there and, for JSON and torch's zip files, ends as such files do."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    if path.suffix == ".json":
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            return False
+        return True
+    with path.open("rb") as file:  # A zip file ends in its directory: 22 bytes that begin with this mark.
+        file.seek(max(0, path.stat().st_size - 1024))
+        return b"PK\x05\x06" in file.read()
+
+
+def _whole_safetensors(path: Path) -> bool:
+    """Whether the file is as long as its header says."""
+    size = path.stat().st_size
+    if size < 8:
+        return False
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if 8 + length > size:
+            return False
+        try:
+            header = json.loads(file.read(length))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return False
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0) == size

@@ -1,0 +1,153 @@
+"""One training run from its trainer to its hand-over: resume, train, save, reload, publish."""
+
+import gc
+import logging
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from pipeline.checkpoint import StageDirectory
+from pipeline.errors import PipelineError
+from pipeline.training import distributed
+from pipeline.training.callbacks import MetricsFile, Progress, StopOnNonFinite, quiet
+from pipeline.training.device import training_defaults
+from pipeline.training.models import check_reload, merge_adapter, probe_logits
+from pipeline.training.resume import newest_checkpoint
+
+
+def config(recipe: Any, config_type: type, directory: StageDirectory, **defaults: Any) -> Any:
+    """A TRL config: the recipe's own values over `defaults` over what follows from the device and this project.
+
+    Resumable state goes to `checkpoints/` in the stage's directory. Build it before the model: DeepSpeed learns from it how
+    to load weights.
+    """
+    quiet_libraries()
+    common = {"save_total_limit": 2, "logging_first_step": True, "report_to": "none", **training_defaults()}
+    values = recipe.config_values(config_type, **common, **defaults)
+    return config_type(**{**values, "output_dir": str(directory.checkpoints), "disable_tqdm": True})
+
+
+def quiet_libraries() -> None:
+    """Take away progress bars and notices that say nothing about the run; warnings about it stay."""
+    from datasets.utils import logging as datasets_logging
+
+    transformers_logging.disable_progress_bar()
+    datasets_logging.disable_progress_bar()
+    for name in ("bitsandbytes", "deepspeed", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def say(text: str) -> None:
+    """Print once, from the main process."""
+    if distributed.is_main():
+        print(text, flush=True)
+
+
+def check_launch(trainer: Any) -> None:
+    """Stop where this run is not the one that the launcher was asked for."""
+    accelerator = trainer.accelerator
+    distributed.check(distributed.asked_for(), accelerator.num_processes, accelerator.distributed_type)
+
+
+def train(
+    trainer: Any, directory: StageDirectory, recipe: Any, *, context: int, base: str | None = None, facts: Any = None
+) -> None:
+    """Train from the newest whole checkpoint, if any, to the end, and publish the model.
+
+    Args:
+        trainer: A TRL trainer, its `args.output_dir` being `directory.checkpoints`.
+        directory: The stage's directory.
+        recipe: The recipe.
+        context: Tokens of a row, for the FLOPs.
+        base: Where the weights came from; needed to merge a LoRA adapter.
+        facts: More entries for the manifest.
+
+    Raises:
+        PipelineError: Nothing was trained, the loss is no number, or the saved model is not the trained one.
+    """
+    transformers_logging.set_verbosity_error()
+    quiet(trainer)
+    world_size = trainer.accelerator.num_processes
+    metrics = MetricsFile(directory.path / "metrics.jsonl", trainer.model, context, world_size)
+    for callback in (StopOnNonFinite(), metrics, Progress(recipe.stage, metrics)):
+        trainer.add_callback(callback)
+    resume = newest_checkpoint(directory.checkpoints, world_size) if directory.checkpoints.is_dir() else None
+    directory.note_progress()
+    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if trainer.state.global_step == 0:
+        raise PipelineError(
+            f"{recipe.path}: no optimizer step was made: the training data is smaller than one batch, or every row was "
+            f"dropped. Give more rows, or a smaller batch."
+        )
+    totals = metrics.totals
+    final = {key: value for key, value in metrics.last_logs.items() if key != "num_tokens"}
+    final |= _last_evaluation(trainer)
+    hand_over(
+        trainer,
+        directory,
+        recipe,
+        base=base,
+        metrics={**final, "train_loss": result.training_loss},
+        steps=trainer.state.global_step,
+        tokens=int(totals["tokens"]),
+        tokens_per_second=round(totals["tokens"] / totals["seconds"], 1) if totals["seconds"] else None,
+        flops=totals["flops"],
+        world_size=world_size,
+        **(facts or {}),
+    )
+
+
+def hand_over(
+    trainer: Any,
+    directory: StageDirectory,
+    recipe: Any,
+    *,
+    base: str | None,
+    metrics: dict[str, Any],
+    **facts: Any,
+) -> None:
+    """Save aside, load again in a fresh model, compare logits, publish. All ranks must take part.
+
+    A LoRA adapter is merged into its base, so that the next stage reads an ordinary checkpoint (a reference model or a
+    vocabulary that does not match the adapter is how hand-overs fail: huggingface/trl#1193, hiyouga/LLaMA-Factory#8974);
+    the adapter itself is kept in `adapter/`.
+    """
+    accelerator = trainer.accelerator
+    tokenizer = trainer.processing_class
+    vocabulary = len(tokenizer)
+    peft = hasattr(trainer.model, "peft_config")
+    expected = probe_logits(trainer.model, vocabulary)
+    aside = directory.aside
+    accelerator.wait_for_everyone()
+    trainer.save_model(str(aside / "adapter" if peft else aside))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        in_memory = next(trainer.model.parameters()).dtype
+        compared = torch.bfloat16 if trainer.args.bf16 else torch.float16 if trainer.args.fp16 else in_memory
+        if peft:
+            assert base is not None
+            quantised = any(getattr(trainer.model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
+            merged = merge_adapter(base, aside / "adapter", recipe)
+            merged.generation_config = trainer.model.generation_config
+            merged.save_pretrained(aside)
+            # Quantisation error stands between a quantised base and its merge; the merge is compared with itself then.
+            expected = probe_logits(merged, vocabulary) if quantised else expected
+            in_memory = merged.dtype
+            compared = in_memory if quantised else compared
+        tokenizer.save_pretrained(aside)
+        for leftover in aside.rglob("training_args.bin"):
+            leftover.unlink()
+        gc.collect()
+        check_reload(aside, expected, in_memory, vocabulary, tolerance_of=compared)
+        directory.publish(metrics, **facts)
+    accelerator.wait_for_everyone()
+    directory.complete = True
+
+
+def _last_evaluation(trainer: Any) -> dict[str, float]:
+    """The last `eval_` figures that were logged."""
+    logs: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        logs |= {key: value for key, value in entry.items() if key.startswith("eval_") and isinstance(value, float)}
+    return {key: value for key, value in logs.items() if not key.endswith(("runtime", "per_second"))}
