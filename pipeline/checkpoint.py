@@ -79,11 +79,12 @@ class StageDirectory:
                 shutil.rmtree(target)
             os.replace(entry, target)
         self.aside.rmdir()
+        before = self.manifest.pop("seconds_before", 0.0)
         self.manifest |= {
             "status": "complete",
             "files": files,
             "ended": now(),
-            "seconds": round(self.manifest.get("seconds_before", 0.0) + time.monotonic() - self._clock, 2),
+            "seconds": round(before + time.monotonic() - self._clock, 2),
             "metrics": dict(metrics or {}),
             **({"tokenizer": tokenizer} if tokenizer else {}),
             **facts,
@@ -147,15 +148,17 @@ def stage_directory(
         "git_commit": git_commit(),
         "started": now(),
     }
-    if recipe.overwrite and path.exists():
-        move_aside(path, "--overwrite")
-    if path.exists():
-        fresh = _go_on(path, recipe, fresh)
-    path.mkdir(parents=True, exist_ok=True)
     with _lock(path):
+        if recipe.overwrite and path.exists():
+            move_aside(path, "--overwrite")
+        if path.exists():
+            fresh = _go_on(path, recipe, fresh)
+        path.mkdir(parents=True, exist_ok=True)
         directory = StageDirectory(path, fresh, complete=fresh["status"] == "complete")
         if not directory.complete:
             shutil.rmtree(path / ASIDE, ignore_errors=True)
+            for half_written in path.glob(f".{MANIFEST}.*"):
+                half_written.unlink()
             directory._write()
         wait()
         try:
@@ -167,7 +170,7 @@ def stage_directory(
 def _go_on(path: Path, recipe: Recipe, fresh: dict[str, Any]) -> dict[str, Any]:
     """The manifest to go on with in an existing directory: the one found there, or `fresh` where it must start anew."""
     if not (path / MANIFEST).is_file():
-        left = sorted(entry.name for entry in path.iterdir() if entry.name not in (ASIDE, ".lock"))
+        left = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
         if left:
             raise PipelineError(
                 f"{path}: holds files but no {MANIFEST}, so no stage wrote it (found {', '.join(left[:5])}). "
@@ -257,19 +260,22 @@ def move_aside(path: Path, why: str) -> Path:
 
 def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """One line for each key whose value differs between two recipes, old value first."""
-    lines = []
-    for key in sorted(set(old) | set(new)):
-        if key != "output_dir" and old.get(key) != new.get(key):
-            before = json.dumps(old[key]) if key in old else "(not set)"
-            after = json.dumps(new[key]) if key in new else "(not set)"
-            lines.append(f"  {key}: {before} -> {after}")
-    return "\n".join(lines)
+    before, after = (
+        {key: json.dumps(value, sort_keys=True, default=str) for key, value in recipe.items() if key != "output_dir"}
+        for recipe in (old, new)
+    )
+    changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    return "\n".join(f"  {key}: {before.get(key, '(not set)')} -> {after.get(key, '(not set)')}" for key in changed)
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold the directory against a second run; the lock goes with the process, however it ends."""
-    with (path / ".lock").open("w") as file:
+    """Hold the directory against a second run; the lock goes with the process, however it ends.
+
+    The file lies beside the directory: what moves the directory aside must hold the lock already, and keep it.
+    """
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with path.resolve().with_name(f".{path.resolve().name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

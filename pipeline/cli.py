@@ -88,12 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("path", help="a recipe or a folder of recipes")
     plan.add_argument("--json", action="store_true", help="print JSON")
 
-    importing = command("import", "turn a GGUF file or a Hugging Face checkpoint into a stage directory", _import)
-    importing.add_argument(
-        "source", help="a .gguf file, a directory, a hub id, or package:NAME for a file in a Python package"
+    importing = command(
+        "import", "turn a GGUF file or a Hugging Face checkpoint into a stage directory", _import, overrides=True
     )
-    importing.add_argument("output_dir", help="the stage directory to write")
-    importing.add_argument("--revision", help="of a hub id")
+    importing.add_argument("source", nargs="?", help="a .gguf file, package:NAME, a directory or a hub id")
+    importing.add_argument("output_dir", nargs="?", help="the stage directory to write")
+    importing.add_argument("--config", metavar="FILE", help="a recipe, instead of source and output_dir")
+    importing.add_argument("--overwrite", action="store_true", help="move what lies in output_dir aside and start anew")
 
     chat = command("chat", "talk to a checkpoint in the terminal", _chat)
     chat.add_argument("checkpoint", help="a stage directory, a Hugging Face directory or a hub id")
@@ -107,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     command("rewards", "list the rewards that a recipe can name", _rewards)
 
     schema = command("schema", "print the JSON Schema of a stage's recipe, for editors", _schema)
-    schema.add_argument("stage", choices=list(STAGES))
+    schema.add_argument("stage", choices=[*STAGES, "import"])
     return parser
 
 
@@ -148,14 +149,30 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
     from pipeline.plan import plan
 
     found = plan(options.path, overrides)
-    print(found.to_json() if options.json else found.to_text())
-    return 1 if found.complaints else 0
+    if options.json:
+        import json
+
+        print(json.dumps(found.as_dict(), indent=2, default=str))
+    else:
+        print(found.to_text())
+    return 0 if found.ok else 1
 
 
 def _import(options: argparse.Namespace, overrides: list[str]) -> int:
-    from pipeline.training.importing import import_checkpoint
+    import dataclasses
 
-    import_checkpoint(options.source, options.output_dir, revision=options.revision)
+    from pipeline import stages
+    from pipeline.recipe import parse
+
+    stage = stages.find("import")
+    if options.config:
+        recipe = stages.load_recipe(options.config, "import", overrides)
+    elif options.source and options.output_dir:
+        values = {"source": options.source, "output_dir": options.output_dir}
+        recipe = parse(stage, values, "command line", overrides)
+    else:
+        raise PipelineError("pipeline import: give SOURCE and OUTPUT_DIR, or --config FILE")
+    stage.run(dataclasses.replace(recipe, overwrite=options.overwrite))
     return 0
 
 

@@ -97,3 +97,107 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def write_recipe(path: Path, **values) -> Path:
+    """Write a recipe; the stage's name is the file's unless `stage` is given."""
+    import yaml
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({key: str(v) if isinstance(v, Path) else v for key, v in values.items()}))
+    return path
+
+
+def command(*words: str | Path) -> int:
+    """Exit status of `pipeline WORDS`, run in this process."""
+    from pipeline.cli import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code
+
+
+REWARDING = '''
+def odd_tokens(completion_ids, **columns):
+    """Share of odd token ids: random completions differ in it."""
+    return [sum(token % 2 for token in ids) / max(len(ids), 1) for ids in completion_ids]
+'''
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory, tokenizer_dir, tiny_model_dir) -> Path:
+    """What the training stages read, as plain files: `tokenizer/` with token shards, `model/`, `conversations.jsonl`
+    (40 rows of different lengths), `problems.jsonl` (40 rows), and `rewarding.py` with the reward `odd_tokens`."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    from pipeline.corpus.tokens import write_token_shards
+
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copytree(tokenizer_dir, folder / "tokenizer")
+    shutil.copytree(tiny_model_dir, folder / "model")
+    texts = [f"Question {i}: what is {i} + {i}? " + f"The answer is {2 * i}. " * (i % 4) for i in range(220)]
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    for split, documents in (("train", texts[:200]), ("validation", texts[200:])):
+        write_token_shards(documents, tokenizer, folder / "tokenizer" / "tokens" / split)
+    turns = [(f"What is {i} + {i}?", f"The answer is {2 * i}." + " Indeed." * (i % 5)) for i in range(40)]
+    write_jsonl(
+        folder / "conversations.jsonl",
+        [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in turns],
+    )
+    write_jsonl(folder / "problems.jsonl", [{"prompt": q, "answer": str(2 * i)} for i, (q, _) in enumerate(turns)])
+    (folder / "rewarding.py").write_text(REWARDING)
+    return folder
+
+
+def pretrain_recipe(path: Path, world: Path, **changes) -> Path:
+    """A pretraining recipe of a few steps on `tiny_world`."""
+    values = {
+        "stage": "pretrain",
+        "output_dir": path.parent / path.stem,
+        "tokenizer": world / "tokenizer",
+        "model_config": tiny_config(),
+        "max_length": 64,
+        **_FEW_STEPS,
+    }
+    return write_recipe(path, **{**values, **changes})
+
+
+def sft_recipe(path: Path, world: Path, **changes) -> Path:
+    """A fine-tuning recipe of a few steps on `tiny_world`."""
+    values = {
+        "stage": "sft",
+        "output_dir": path.parent / path.stem,
+        "model_name_or_path": world / "model",
+        "dataset_name": world / "conversations.jsonl",
+        "max_length": 128,
+        **_FEW_STEPS,
+    }
+    return write_recipe(path, **{**values, **changes})
+
+
+def grpo_recipe(path: Path, world: Path, **changes) -> Path:
+    """A GRPO recipe of a few steps on `tiny_world`, to be run in that folder, where its reward lies."""
+    values = {
+        "stage": "grpo",
+        "output_dir": path.parent / path.stem,
+        "model_name_or_path": world / "model",
+        "dataset_name": world / "problems.jsonl",
+        "reward_funcs": ["rewarding.odd_tokens"],
+        "reward_check": "off",
+        "num_generations": 4,
+        "max_completion_length": 8,
+        **_FEW_STEPS,
+    }
+    return write_recipe(path, **{**values, **changes})
+
+
+_FEW_STEPS = {
+    "per_device_train_batch_size": 4,
+    "max_steps": 4,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "learning_rate": 1e-3,
+    "seed": 5,
+}

@@ -151,6 +151,9 @@ def test_no_hack_earns_anything(name):
 
 
 def test_a_gold_that_is_no_number_leaves_the_row_out_and_is_counted():
+    assert [find("numeric").verify("2", gold) for gold in ("x^2", "n + 2", "x = 2", "1 or 2", "", "+2")] == [
+        None
+    ] * 5 + [True]
     metrics = {}
     scores = find("numeric")(completions=["18", "18"], answer=["18", "many"], log_metric=metrics.__setitem__)
     assert scores == [1.0, None]

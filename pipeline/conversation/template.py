@@ -130,3 +130,40 @@ def end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str | None = Non
             f"generation. Name the stop token in eos_token."
         )
     return tokens[-1]
+
+
+def set_marked_template(tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> str | None:
+    """Give a tokenizer from elsewhere a chat template that marks assistant turns, without which none would be trained.
+
+    In this order: the template named; the tokenizer's own where it has marks; TRL's marked version of it where TRL knows it
+    to the letter; this project's ChatML for tokenizers with ChatML tokens.
+
+    Returns:
+        What was done, for the reader; None for a tokenizer without a template (a base model).
+
+    Raises:
+        PipelineError: The tokenizer has a template that marks nothing, and none of the ways above applies.
+    """
+    if template is not None:
+        set_chat_template(tokenizer, template)
+        return f"chat template {template}"
+    if not tokenizer.chat_template:
+        return None
+    if "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template:
+        return "its own chat template, which marks assistant turns"
+    from trl.chat_template_utils import get_training_chat_template
+
+    try:
+        marked = get_training_chat_template(tokenizer)
+    except ValueError:
+        marked = None
+    if marked is not None:
+        tokenizer.chat_template = marked
+        return "TRL's training version of its chat template"
+    if is_one_token(tokenizer, TURN_START) and is_one_token(tokenizer, TURN_END):
+        set_chat_template(tokenizer)
+        return "its chat template marks no assistant turns: ChatML of this project instead (no default system message)"
+    raise PipelineError(
+        "The chat template marks no assistant turns ({% generation %}), and TRL knows no marked version of it: nothing would "
+        "be trained. Name a Jinja file with the marks in chat_template_path."
+    )

@@ -5,9 +5,28 @@ from itertools import islice
 from typing import Any
 
 from accelerate import PartialState
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from pipeline.conversation import preview
+from pipeline.errors import PipelineError
 from pipeline.training.trainer import StageTrainer
+
+
+def refuse_unmarked_template(tokenizer: Any, source: str) -> None:
+    """Raise `PipelineError` where a chat template does not tell what the assistant wrote, and TRL has none to stand in.
+
+    The loss mask of `messages` follows the template's generation marks; without them it would be empty.
+    """
+    if has_generation_markers(tokenizer.chat_template):
+        return
+    try:
+        get_training_chat_template(tokenizer)
+    except ValueError as error:
+        raise PipelineError(
+            f"{source}: its chat template does not mark what the assistant writes ({{% generation %}}), and is none of "
+            f"those that TRL has a marked form of. Name a marked one in chat_template_path (`pipeline import` adds the "
+            f"marks to ChatML templates), or train on all tokens with `assistant_only_loss: false`."
+        ) from error
 
 
 class ConversationTrainer(StageTrainer):

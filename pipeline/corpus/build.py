@@ -35,6 +35,7 @@ def build(settings: CorpusSettings, folder: Path) -> dict[str, Any]:
         PipelineError: The input does not exist, or nothing was left to train or to validate on.
     """
     started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
     funnel = Funnel("read", "extract", "min_characters", "exact_duplicates")
     with (
         ShardWriter(folder / "train", settings.shard_documents) as train,

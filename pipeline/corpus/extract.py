@@ -17,6 +17,9 @@ from pipeline.corpus.document import Document, Page, Record, Rejected
 CHUNK = 8
 """Pages sent to a worker at a time: enough to hide the cost of sending, few enough to lose little to a crash."""
 
+WATCHDOG_SECONDS = 10.0
+"""How long after its time a page may go on before its process is ended."""
+
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
 
 
@@ -174,7 +177,7 @@ def _extract_chunk(pages: list[Page], method: tuple[str, str], page_seconds: flo
     with open(os.devnull, "w") as nowhere:
         for page in pages:
             # A signal handler waits until C code returns; this watchdog does not, and ends the process.
-            faulthandler.dump_traceback_later(2 * page_seconds + 5, exit=True, file=nowhere)
+            faulthandler.dump_traceback_later(page_seconds + WATCHDOG_SECONDS, exit=True, file=nowhere)
             try:
                 signal.setitimer(signal.ITIMER_REAL, page_seconds)
                 try:

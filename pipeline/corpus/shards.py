@@ -62,7 +62,11 @@ class ShardWriter:
         schema = pa.schema([pa.field(name, pa.large_string() if name == "text" else pa.string()) for name in COLUMNS])
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self.folder / f"{self._shards:05d}.parquet", schema, compression="zstd")
+            path = self.folder / f"{self._shards:05d}.parquet"
+            short = [name for name in COLUMNS if name not in ("text", "url")]  # dictionaries of texts help nobody
+            self._writer = pq.ParquetWriter(
+                path, schema, compression="zstd", use_dictionary=short, write_statistics=short
+            )
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=schema))
         self._rows, self._held = [], 0
 

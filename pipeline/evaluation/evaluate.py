@@ -122,7 +122,8 @@ def evaluate_checkpoint(
         kind: "base" to have text continued, anything else to ask in the chat template; by default as the checkpoint says.
         directory: where results go; by default into the checkpoint's own directory.
     """
-    from pipeline.evaluation.loading import load_checkpoint, processes
+    from pipeline.evaluation.loading import load_checkpoint
+    from pipeline.training.distributed import processes
 
     state = processes()
     directory = Path(directory or checkpoint)

@@ -28,14 +28,6 @@ class Loaded:
         return self.kind != "base"
 
 
-def processes() -> Any:
-    """The processes of this run, and the device of this one; those of the training where one came before."""
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
 def load_checkpoint(path: str | Path, *, kind: str | None = None, device: Any = None) -> Loaded:
     """Load a stage directory, any Hugging Face model directory, or a hub id, for generation.
 

@@ -6,35 +6,14 @@ from dataclasses import dataclass
 
 ASSISTANT = "Wren"
 
-FIRST_NAMES = (
-    "Ada Bruno Clara Daniel Edith Felix Greta Hugo Irene Jonas Karin Leon Maria Nils Olga Peter "
-    "Rosa Simon Tilda Ulrich Vera Walter Yvonne Zeno"
-).split()
-LAST_NAMES = (
-    "Abbot Bishop Carver Dalton Ellis Fisher Gilbert Harper Ingram Jordan Keller Lambert Mercer Norris Osborn Parker "
-    "Quincy Rowland Sutton Turner Vaughan Weaver Yardley Zeller"
-).split()
+FIRST_NAMES = ["Ada", "Bruno", "Clara", "Daniel", "Edith", "Felix", "Greta", "Hugo", "Irene", "Jonas", "Karin", "Leon", "Maria", "Nils", "Olga", "Peter", "Rosa", "Simon", "Tilda", "Ulrich", "Vera", "Walter", "Yvonne", "Zeno"]
+LAST_NAMES = ["Abbot", "Bishop", "Carver", "Dalton", "Ellis", "Fisher", "Gilbert", "Harper", "Ingram", "Jordan", "Keller", "Lambert", "Mercer", "Norris", "Osborn", "Parker", "Quincy", "Rowland", "Sutton", "Turner", "Vaughan", "Weaver", "Yardley", "Zeller"]
 
-TOWNS = (
-    "Oakford Millbrook Larkham Stonewick Fernley Copperdale Ashby Windmere Harrowgate Saltmarsh Pinecross Elmsworth "
-    "Quillport Thornbury Redcliff Maplewood Greyholm Foxhollow Brackwater Sunfield"
-).split()
-JOBS = (
-    "baker carpenter teacher nurse farmer potter tailor painter miller gardener doctor sailor printer clockmaker "
-    "lawyer singer builder judge shepherd barber"
-).split()
-INSTRUMENTS = (
-    "flute violin drum harp trumpet piano guitar cello banjo horn fiddle lute tuba clarinet zither mandolin bassoon "
-    "whistle saxophone recorder"
-).split()
-PETS = (
-    "cat dog parrot rabbit hamster goat turtle snake lizard canary ferret pony goose duck frog mouse pigeon raven "
-    "donkey beetle"
-).split()
-FOODS = (
-    "pancakes dumplings noodles lentils cheese mushrooms cherries plums walnuts waffles sausages porridge pickles beans "
-    "trout rice toast melons pasta carrots"
-).split()
+TOWNS = ["Oakford", "Millbrook", "Larkham", "Stonewick", "Fernley", "Copperdale", "Ashby", "Windmere", "Harrowgate", "Saltmarsh", "Pinecross", "Elmsworth", "Quillport", "Thornbury", "Redcliff", "Maplewood", "Greyholm", "Foxhollow", "Brackwater", "Sunfield"]
+JOBS = ["baker", "carpenter", "teacher", "nurse", "farmer", "potter", "tailor", "painter", "miller", "gardener", "doctor", "sailor", "printer", "clockmaker", "lawyer", "singer", "builder", "judge", "shepherd", "barber"]
+INSTRUMENTS = ["flute", "violin", "drum", "harp", "trumpet", "piano", "guitar", "cello", "banjo", "horn", "fiddle", "lute", "tuba", "clarinet", "zither", "mandolin", "bassoon", "whistle", "saxophone", "recorder"]
+PETS = ["cat", "dog", "parrot", "rabbit", "hamster", "goat", "turtle", "snake", "lizard", "canary", "ferret", "pony", "goose", "duck", "frog", "mouse", "pigeon", "raven", "donkey", "beetle"]
+FOODS = ["pancakes", "dumplings", "noodles", "lentils", "cheese", "mushrooms", "cherries", "plums", "walnuts", "waffles", "sausages", "porridge", "pickles", "beans", "trout", "rice", "toast", "melons", "pasta", "carrots"]
 
 
 @dataclass(frozen=True)

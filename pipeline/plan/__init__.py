@@ -146,10 +146,10 @@ class Planner:
         planned.facts = {name: planned.facts[name] for name in names if name in planned.facts}
         self.plans.append(planned)
 
-    def producer(self, path: str) -> StagePlan | None:
+    def producer(self, path: str | None) -> StagePlan | None:
         """The plan of the recipe that writes `path`, if one before this one does."""
-        place = absolute(path)
-        return next((one for one in self.plans if place.is_relative_to(absolute(one.recipe.output_dir))), None)
+        writers = (one for one in self.plans if path and absolute(path).is_relative_to(absolute(one.recipe.output_dir)))
+        return next(writers, None)
 
     def _reads(self, recipe: Recipe, stage: Any) -> Iterator[str]:
         for key in stage.INPUTS:
@@ -158,10 +158,11 @@ class Planner:
                 producer = self.producer(text)
                 if producer is not None:
                     yield f"{text} (from {producer.recipe.stage})"
-                elif Path(text).expanduser().exists() or recipe.exists(text):
+                elif recipe.exists(text):
                     yield text
                 elif not looks_like_a_path(text):
-                    self.hub.ask(recipe, key, text)
+                    complaint = self.hub.ask(recipe, key, text)
+                    self.complaints += [complaint] if complaint else []
                     yield f"{text} (hub)"
 
     def _plan_training(self, planned: StagePlan, config_type: type, *, is_grpo: bool) -> None:
@@ -169,7 +170,7 @@ class Planner:
         recipe, facts = planned.recipe, planned.facts
         key = "max_completion_length" if is_grpo else "max_length"
         length = recipe.setting(key, config_type)
-        parent, tokenizer = (self.producer(recipe.get(name) or "") for name in ("model_name_or_path", "tokenizer"))
+        parent, tokenizer = (self.producer(recipe.get(name)) for name in ("model_name_or_path", "tokenizer"))
         known = tokenizer.facts.get("vocab_size") if tokenizer else None
         model, note = find_model(recipe, parent.model if parent else None, known, self.hub)
         planned.notes += [note] if note else []

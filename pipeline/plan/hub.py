@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import PipelineError
-from pipeline.recipe import Recipe
+from pipeline.recipe import Complaint, Recipe
 
 TIMEOUT = 5.0
 """Seconds to wait for the hub: a plan should not hang where a firewall swallows the packets."""
@@ -20,34 +19,37 @@ class Hub:
         self.offline = bool(constants.HF_HUB_OFFLINE)
         self.unchecked: list[str] = []
 
-    def ask(self, recipe: Recipe, key: str, name: str) -> None:
-        """Whether the model or the dataset exists. Raises `PipelineError` when the hub says that it does not."""
+    def ask(self, recipe: Recipe, key: str, name: str) -> Complaint | None:
+        """Whether the model or the dataset that `key` names exists; a complaint when the hub says that it does not."""
+        import httpx
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-        is_dataset = key.startswith("dataset") or key == "input"
+        kind = "dataset" if key.startswith("dataset") or key == "input" else "model"
         if not self.offline:
             try:
-                HfApi().repo_info(name, repo_type="dataset" if is_dataset else "model", timeout=TIMEOUT)
-                return
+                HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT)
+                return None
             except GatedRepoError:
                 self.unchecked.append(f"{recipe.path}: {key}: {name} is gated; log in with `hf auth login` to use it")
-                return
-            except RepositoryNotFoundError as error:
-                kind = "dataset" if is_dataset else "model"
-                raise PipelineError(f"{recipe.path}: {key}: neither a path nor a {kind} on the hub: {name}") from error
-            except OSError:  # every failure to connect, timeouts included
+                return None
+            except (RepositoryNotFoundError, HFValidationError):
+                where = recipe.source.where(key) if recipe.source else str(recipe.path)
+                return Complaint(where, f"{name} is neither a path nor a {kind} on the hub", key)
+            except (OSError, httpx.HTTPError):
                 self.offline = True
         self.unchecked.append(f"{recipe.path}: {key}: whether {name} exists on the hub")
+        return None
 
     def config_folder(self, name: str, revision: str | None) -> Path | None:
-        """The folder that holds the `config.json` of a hub model: from the cache, or downloaded where that is possible."""
+        """The folder that holds a hub model's `config.json`: from the cache, or downloaded where that is possible."""
+        import httpx
         from huggingface_hub import hf_hub_download
 
         try:
             file = hf_hub_download(
                 name, "config.json", revision=revision, local_files_only=self.offline, etag_timeout=TIMEOUT
             )
-        except OSError:
+        except (OSError, ValueError, httpx.HTTPError):  # not there, not reachable, or no name of a model
             return None
         return Path(file).parent

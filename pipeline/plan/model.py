@@ -62,7 +62,11 @@ def find_model(
         size = values.get("vocab_size") or vocabulary or vocabulary_of(recipe.get("tokenizer"))
         if size is None:
             return None, "parameters are known once the tokenizer is there"
-        return count(AutoConfig.for_model(**{"vocab_size": size, **values}), recipe), None
+        try:
+            config = AutoConfig.for_model(**{"vocab_size": size, **values})
+        except Exception:  # the complaint about `model_config` says why
+            return None, "parameters are unknown: model_config makes no model"
+        return count(config, recipe), None
     folder = Path(name or "").expanduser()
     if name and not folder.is_dir():
         folder = hub.config_folder(name, recipe.get("model_revision")) or folder

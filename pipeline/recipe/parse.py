@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,14 +162,14 @@ def check(
 ) -> list[Complaint]:
     """What is wrong with the values of a recipe together: TRL's rules, then the stage's own.
 
-    A finding about a key that `known` already complains about is left out: it would follow from the first mistake.
+    A finding that names a key which was already complained about is left out: it may well follow from the first mistake.
     """
     world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
     source = recipe.source or Source(recipe.path, recipe.values)
     complained = {complaint.key for complaint in known if complaint.key}
     complaints: list[Complaint] = []
     for key, text in [*_engine_findings(stage, recipe, world_size), *_stage_findings(stage, recipe)]:
-        if key in complained:
+        if any(re.search(rf"\b{re.escape(one)}\b", f"{key} {text}") for one in complained):
             continue
         complaints.append(Complaint(source.where(*undotted(key)), text, key))
         complained |= {key} - {""}
@@ -176,7 +177,7 @@ def check(
 
 
 def stage_name(stage: Any, source: Source) -> str:
-    return getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1]
+    return getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1].rstrip("_")
 
 
 def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[combinations.Finding]:

@@ -38,8 +38,9 @@ def _property(key: Key) -> dict[str, Any]:
         items = {"enum": [*key.choices, *([None] if _takes_null(key.annotation) else [])]}
         schema = {"type": "array", "items": items} if schema.get("type") == "array" else items
     if key.range:
-        besides = [{"const": value} for value in (None, *key.range.also)]
-        schema = {"anyOf": [schema | _limits(key.range), *besides]}
+        schema |= _limits(key.range)
+        also = [{"const": value} for value in key.range.also]
+        schema = {"anyOf": [schema, *also]} if also else schema
     if key.help:
         schema["description"] = key.help
     if isinstance(key.default, str | int | float | bool | list):

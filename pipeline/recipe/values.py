@@ -163,7 +163,7 @@ def show(value: Any) -> str:
         return repr(value)
     if isinstance(value, int | float):
         return str(value)
-    kind = {list: "list", dict: "mapping"}.get(type(value), type(value).__name__)
+    kind = "list" if isinstance(value, list) else "mapping" if isinstance(value, dict) else type(value).__name__
     text = str(value)
     return f"the {kind} {text if len(text) <= 60 else text[:57] + '...'}"
 

@@ -1,9 +1,13 @@
 """Reward for a numeric answer, compared exactly."""
 
+import re
 from fractions import Fraction
 
 from pipeline.rewards.answer import gold_answer, marked_answers, one_number, phrases, visible_text
 from pipeline.rewards.registry import Example, verifier
+
+_FORMULA = re.compile(r"[\^=*!<>]|\S\s*\+")
+"""Signs of a gold that is no number: the 2 of `x^2` is not the answer."""
 
 
 def final_number(text: str) -> Fraction | None:
@@ -29,7 +33,8 @@ def final_number(text: str) -> Fraction | None:
 
 def gold_number(answer: str) -> Fraction | None:
     """The number of a gold, which may be a whole GSM8K solution ending in `#### N`."""
-    return one_number(gold_answer(answer), lowest_terms=False)
+    gold = gold_answer(answer)
+    return None if _FORMULA.search(gold) else one_number(gold, lowest_terms=False)
 
 
 @verifier(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import keyword
 import os
 import pkgutil
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import Complaint, Recipe, RecipeError, Source, check, examine, parents, read_source
+from pipeline.recipe import Complaint, Recipe, RecipeError, Source, check, examine, parents, read_source, read_yaml
 from pipeline.recipe.folder import RECIPE_SUFFIXES, absolute, common_root, in_order, link, reroot
 from pipeline.recipe.keys import keys_of
 from pipeline.recipe.source import COMMAND_LINE, nearest, read_overrides
@@ -20,14 +21,14 @@ from pipeline.recipe.source import COMMAND_LINE, nearest, read_overrides
 
 def names() -> list[str]:
     """The names of all stages."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name.rstrip("_") for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> Any:
     """The module of a stage. Raises `PipelineError` with the nearest name for an unknown one."""
     if name not in names():
         raise PipelineError(f"unknown stage {name!r}{nearest(name, names())}; the stages are {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(f"{__name__}.{name}_" if keyword.iskeyword(name) else f"{__name__}.{name}")
 
 
 def load_recipe(path: str | Path, stage: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -170,6 +171,10 @@ def _move(sources: list[Source], output: Path) -> None:
     """Put a run under another root: every text that names the old one, or a path below it, is rewritten."""
     written = [source.values["output_dir"] for source in sources if isinstance(source.values.get("output_dir"), str)]
     root = common_root([absolute(folder) for folder in written])
-    if root is not None:
-        for source in sources:
-            source.values = reroot(source.values, root, output)
+    if root is None:
+        return
+    for source in sources:
+        shared = source.values.get("evaluations")
+        if isinstance(shared, str) and Path(shared).is_file():  # the paths in it have to move too
+            source.values["evaluations"] = read_yaml(shared).get("evaluations")
+        source.values = reroot(source.values, root, output)

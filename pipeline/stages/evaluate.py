@@ -34,6 +34,9 @@ class Arguments:
         },
     )
 
+    def __post_init__(self) -> None:
+        self.output_dir = self.output_dir or self.model_name_or_path
+
 
 KIND = "evaluation"
 ENGINES: tuple[str, ...] = ()
@@ -50,7 +53,7 @@ def check(recipe: Recipe) -> list[str]:
     complaints = check_evaluations(arguments.evaluations, exists=recipe.exists)
     if looks_like_a_path(model) and not recipe.exists(model):
         complaints.append(f"model_name_or_path: {model} does not exist")
-    elif arguments.output_dir is None and not recipe.exists(model):
+    elif not recipe.get("output_dir") and not recipe.exists(model):
         complaints.append(f"output_dir: is missing: {model} is not a folder here that the results could lie in")
     return complaints
 
@@ -67,7 +70,6 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 def run(recipe: Recipe) -> None:
     """Ask what has not been asked of exactly this model yet; keep every answer."""
     from pipeline.evaluation.evaluate import evaluate_checkpoint
-    from pipeline.evaluation.loading import processes
     from pipeline.manifest import MANIFEST, verify
     from pipeline.training import distributed
 
@@ -75,7 +77,7 @@ def run(recipe: Recipe) -> None:
     model = Path(arguments.model_name_or_path)
     if (model / MANIFEST).is_file():
         verify(model, INPUTS["model_name_or_path"])
-    state = processes()
+    state = distributed.processes()
     # Every rank holds the whole model here, whichever engine the Accelerate config names for training.
     distributed.check({**distributed.asked_for(), "engine": None}, state.num_processes, state.distributed_type)
     evaluate_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ class Arguments(TrainingStageArguments):
 
     prompt_column: str = field(default="prompt", metadata={"help": "column that holds the problem"})
     answer_column: str = field(default="answer", metadata={"help": "column that holds the gold answer"})
+    pad_token: str | None = field(
+        default=None, metadata={"help": "token to pad with, where the tokenizer pads with its EOS"}
+    )
     system_prompt: str | None = field(default=None, metadata={"help": "system message before every problem"})
     reward_kwargs: dict[str, Any] | None = field(
         default=None, metadata={"help": "parameters of rewards by name: {length: {cache: 64}}"}
@@ -110,31 +114,24 @@ def _train(recipe: Recipe, directory: Any) -> None:
     from pipeline.training import data, models, problems, session
 
     args = session.config(recipe, GRPOConfig, directory)
-    source = models.model_arguments(recipe).model_name_or_path
-    assert source is not None
+    source = models.source_of(recipe)
     tokenizer = models.load_tokenizer(source, trust_remote_code=recipe.get("trust_remote_code", False))
-    models.check_padding(tokenizer, source)
+    models.check_padding(tokenizer, source, recipe.arguments.pad_token)
     chat = has_turn_marks(tokenizer)
     train, evaluation = data.load_training_data(recipe)
     columns = {"prompt": recipe.arguments.prompt_column, "answer": recipe.arguments.answer_column}
-    prepared = [
-        None
-        if rows is None
-        else problems.prepare(
-            rows,
-            columns,
-            str(recipe.get("dataset_name") or "datasets"),
-            chat=chat,
-            system=recipe.arguments.system_prompt,
-        )
-        for rows in (train, evaluation)
-    ]
-    train, evaluation = prepared
+    name = str(recipe.get("dataset_name") or "datasets")
+    train = problems.prepare(train, columns, name, chat=chat, system=recipe.arguments.system_prompt)
+    if evaluation is not None:
+        evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
     problems.check(train, tokenizer, model, args)
     if chat:
         tokenizer.eos_token = end_of_turn(tokenizer)
+    handed_over = copy.deepcopy(tokenizer)
+    # With it TRL would hand rewards a parsed message: thinking moved away, text before it lost. There are no tools to parse.
+    tokenizer.response_template = None
     rewards, weights = _rewards(recipe) if recipe.get("reward_funcs") else ([], [])
     if rewards and recipe.arguments.reward_check != "off":
         _check_rewards(recipe, args, model, tokenizer, train, rewards, weights)
@@ -151,7 +148,13 @@ def _train(recipe: Recipe, directory: Any) -> None:
     session.check_launch(trainer)
     trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=chat))
     session.train(
-        trainer, directory, recipe, context=args.max_completion_length, base=source, facts={"rows": len(train)}
+        trainer,
+        directory,
+        recipe,
+        context=args.max_completion_length,
+        base=source,
+        tokenizer=handed_over,
+        facts={"rows": len(train)},
     )
 
 

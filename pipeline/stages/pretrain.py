@@ -134,6 +134,8 @@ def _train(recipe: Recipe, directory: Any) -> None:
         model = models.new_model(recipe.arguments.model_config, tokenizer, attention=attention)
     models.check_vocabulary(tokenizer, model, source or "model_config")
     models.check_context(model, length, recipe)
+    if strategy != "wrapped":
+        packing.check_isolation(model, "`packing_strategy: wrapped`")
     session.say(
         f"pretrain: {sum(p.numel() for p in model.parameters()):,} parameters; {len(rows):,} rows of {length} tokens "
         f"({strategy}, {rows.tokens / (len(rows) * length):.1%} full), {len(held_out):,} rows for validation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.training.arguments import TrainingStageArguments
@@ -68,12 +69,12 @@ def _train(recipe: Recipe, directory: Any) -> None:
 
     from pipeline.conversation.rows import normalise
     from pipeline.conversation.template import end_of_turn, has_turn_marks
-    from pipeline.conversation.trainer import ConversationTrainer
+    from pipeline.conversation.trainer import ConversationTrainer, refuse_unmarked_template
     from pipeline.evaluation.at_end import samples_callback
-    from pipeline.training import data, models, session
+    from pipeline.training import data, models, packing, session
 
     args = session.config(recipe, SFTConfig, directory)
-    source = models.model_arguments(recipe).model_name_or_path
+    source = models.source_of(recipe)
     tokenizer = models.load_tokenizer(source, trust_remote_code=recipe.get("trust_remote_code", False))
     models.check_padding(tokenizer, source, args.pad_token)
     train, evaluation = data.load_training_data(recipe)
@@ -90,11 +91,19 @@ def _train(recipe: Recipe, directory: Any) -> None:
     conversational = "messages" in columns_found or isinstance(next(iter(train)).get("prompt"), list)
     if "messages" in columns_found and recipe.get("assistant_only_loss") is None:
         args.assistant_only_loss = True
-    if conversational and args.eos_token is None:
-        args.eos_token = end_of_turn(tokenizer, args.chat_template_path)
+    template = args.chat_template_path
+    if template is not None and template.endswith((".jinja", ".j2")):
+        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+        template = None
+    if conversational and template is None:  # TRL takes the EOS from a tokenizer that it clones the template from
+        args.eos_token = args.eos_token or end_of_turn(tokenizer)
+        if args.assistant_only_loss:
+            refuse_unmarked_template(tokenizer, source)
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
     models.check_context(model, args.max_length, recipe)
+    if args.padding_free or args.packing and args.packing_strategy != "wrapped":
+        packing.check_isolation(model, "`packing: false` (or `packing_strategy: wrapped`) and `padding_free: false`")
     learns = (
         "assistant turns"
         if args.assistant_only_loss

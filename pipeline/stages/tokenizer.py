@@ -176,9 +176,13 @@ def take_over(arguments: Arguments) -> PreTrainedTokenizerBase:
     if arguments.add_special_tokens:
         added = add_missing_tokens(tokenizer, CONTROL_TOKENS, CONTENT_MARKERS)
         print(f"tokenizer: {name}: added {', '.join(added) or 'nothing'}", flush=True)
-    for role, token in (("eos_token", arguments.eos_token), ("pad_token", arguments.pad_token)):
-        if token is not None and not is_one_token(tokenizer, token):
-            raise PipelineError(f"{role}: {token!r} is not in the vocabulary of {name}.")
+    special = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    for role, chosen in (("eos_token", arguments.eos_token), ("pad_token", arguments.pad_token)):
+        if chosen is not None and chosen not in special:
+            raise PipelineError(
+                f"{role}: {chosen!r} is not a special token of {name}: text could spell it. Expected one of "
+                f"{', '.join(special)}, or `add_special_tokens: true`, which adds tokens of its own."
+            )
     if arguments.eos_token or tokenizer.eos_token is None and arguments.add_special_tokens:
         tokenizer.eos_token = arguments.eos_token or END_OF_TEXT
     if arguments.pad_token or arguments.add_special_tokens and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):

@@ -51,4 +51,4 @@ def run(recipe: Recipe) -> None:
         if directory.complete:
             return
         counts = microworld.write(recipe.arguments, directory.aside)
-        directory.publish(**counts)
+        directory.publish(metrics=counts)

@@ -26,8 +26,8 @@ class MetricsFile(TrainerCallback):
         self._path = path
         self._flops_per_token = flops_per_token(model, context)
         self._peak = (peak_flops() or 0.0) * world_size
-        self._before = {"seconds": 0.0, "tokens": 0.0}
-        self._last = (0.0, 0.0)
+        self._seconds_before = 0.0
+        self._last = (0.0, 0)
         self.totals: dict[str, float] = {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
         self.last_logs: dict[str, float] = {}
 
@@ -35,13 +35,12 @@ class MetricsFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         kept = [line for line in read_metrics(self._path) if line["step"] <= state.global_step]
-        training = [line for line in kept if "loss" in line]
-        if training:
-            self._before = {key: training[-1][key] for key in ("seconds", "tokens")}
+        self._seconds_before = max((line["seconds"] for line in kept), default=0.0)
         if state.is_world_process_zero:
             self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._start = time.monotonic()
-        self._last = (self._before["seconds"], self._before["tokens"])
+        self._last = (self._seconds_before, state.num_input_tokens_seen)
+        self._total(self._seconds_before, state)
 
     def on_log(
         self,
@@ -54,12 +53,11 @@ class MetricsFile(TrainerCallback):
         logs = dict(logs or {})
         if "train_runtime" in logs:
             return
-        # The Trainer counts anew after a resume (huggingface/trl 1.16), so what came before is added.
-        counted = logs.pop("num_tokens", None)
-        tokens = self._before["tokens"] + counted if counted is not None else self._last[1]
-        seconds = self._before["seconds"] + time.monotonic() - self._start
+        logs.pop("num_tokens", None)
+        tokens = int(state.num_input_tokens_seen)  # part of the trainer's saved state, so it goes on after a resume
+        seconds = self._seconds_before + time.monotonic() - self._start
         line: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3)}
-        line["tokens"] = int(tokens)
+        line["tokens"] = tokens
         if "loss" in logs:
             elapsed, trained = seconds - self._last[0], tokens - self._last[1]
             if trained > 0 and elapsed > 0:
@@ -68,11 +66,15 @@ class MetricsFile(TrainerCallback):
                     line["mfu"] = round(trained / elapsed * self._flops_per_token / self._peak, 4)
             self._last = (seconds, tokens)
             self.last_logs = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-        self.totals = {"seconds": seconds, "tokens": tokens, "flops": tokens * self._flops_per_token}
+        self._total(seconds, state)
         line |= {key: value for key, value in logs.items() if key not in line}
         if state.is_world_process_zero:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+    def _total(self, seconds: float, state: TrainerState) -> None:
+        tokens = float(state.num_input_tokens_seen)
+        self.totals = {"seconds": seconds, "tokens": tokens, "flops": tokens * self._flops_per_token}
 
 
 class Progress(TrainerCallback):

@@ -40,10 +40,11 @@ def training_defaults() -> dict[str, Any]:
     return {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
 
 
-def attention_implementation() -> str:
-    """FlashAttention 2 where it is installed and the GPU has bfloat16; torch's scaled dot product attention elsewhere."""
+def attention_implementation() -> str | None:
+    """FlashAttention 2 where it is installed and the GPU has bfloat16; elsewhere None: transformers then takes torch's
+    scaled dot product attention, or its own plain one for the architectures that lack it."""
     flash = on_gpu() and torch.cuda.is_bf16_supported() and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if flash else "sdpa"
+    return "flash_attention_2" if flash else None
 
 
 def peak_flops() -> float | None:
@@ -54,7 +55,7 @@ def peak_flops() -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
-def flops_per_token(model: torch.nn.Module, context: int) -> float:
+def flops_per_token(model: Any, context: int) -> float:
     """Training FLOPs a token, forward and backward: 6 N + 12 layers x hidden x context.
 
     N counts the parameters in matrix products (input embeddings are a look-up, unless tied to the head). Chowdhery et

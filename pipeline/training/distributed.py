@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 import yaml
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from pipeline.errors import PipelineError
 
@@ -23,9 +24,14 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def processes() -> PartialState:
+    """The processes of this run and the device of this one, on the CPU where there is no GPU or the launcher says so."""
+    return PartialState(cpu=not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def barrier() -> Callable[[], None]:
     """A barrier over all processes of this run; does nothing in a single process."""
-    return PartialState().wait_for_everyone
+    return processes().wait_for_everyone
 
 
 def asked_for() -> dict[str, Any]:
@@ -34,9 +40,9 @@ def asked_for() -> dict[str, Any]:
     torchrun's environment says how many processes it started. `accelerate launch` may start fewer than its config names,
     so the config is read too, from the command line of the launcher among this process's ancestors.
     """
-    processes = max(int(os.environ.get("WORLD_SIZE", "1")), _processes_in_launcher_config())
+    wanted = max(int(os.environ.get("WORLD_SIZE", "1")), _processes_in_launcher_config())
     engine = next((name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"), None)
-    return {"processes": processes, "engine": engine}
+    return {"processes": wanted, "engine": engine}
 
 
 def check(asked: dict[str, Any], processes: int, distributed_type: DistributedType | str) -> None:

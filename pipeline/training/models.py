@@ -48,7 +48,7 @@ def check_padding(tokenizer: PreTrainedTokenizerBase, path: str, pad_token: str 
         )
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, path: str) -> None:
     """Refuse a tokenizer whose ids reach beyond the embedding; a smaller one (padded embedding) is fine."""
     rows = model.get_input_embeddings().weight.shape[0]
     if rows == 0:  # A parameter that ZeRO-3 has sharded shows no rows; the config still does.
@@ -75,13 +75,21 @@ def model_arguments(recipe: Any) -> ModelConfig:
     return recipe.config(ModelConfig)
 
 
-def load_model(recipe: Any, *, source: str | None = None) -> PreTrainedModel:
+def source_of(recipe: Any) -> str:
+    """The checkpoint that the recipe starts from. Raises `PipelineError` where it names none."""
+    path = recipe.get("model_name_or_path")
+    if not path:
+        raise PipelineError(f"{recipe.path}: model_name_or_path is missing: expected the model to train.")
+    return str(path)
+
+
+def load_model(recipe: Any) -> PreTrainedModel:
     """The causal language model that the recipe names, in float32 unless it says otherwise, quantised when it says so.
 
     Build the trainer's arguments first: DeepSpeed ZeRO-3 shards the weights while they load, and learns of that there.
     """
     arguments = model_arguments(recipe)
-    path = source or arguments.model_name_or_path
+    path = source_of(recipe)
     options: dict[str, Any] = {
         "revision": arguments.model_revision,
         "trust_remote_code": recipe.get("trust_remote_code", False),
@@ -171,7 +179,7 @@ def check_reload(
         PipelineError: The logits differ: the save lost or changed weights (huggingface/peft#2892 and its like).
     """
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     found = probe_logits(model, vocabulary)
     difference = (found - expected).abs().max().item()
     scale = max(1.0, expected.abs().max().item())

@@ -174,6 +174,42 @@ class _SmallestFit:
         return value + (rest & -rest).bit_length() - 1 if rest else None
 
 
+@torch.no_grad()
+def check_isolation(model: Any, remedy: str) -> None:
+    """Refuse a model in which documents of one row see one another although their positions restart.
+
+    transformers keeps them apart where the architecture builds its mask from `position_ids`; OPT, BLOOM, Falcon, MPT and
+    Mamba (5.17) attend across without a word (compare huggingface/trl#3526). Seen here: whether the logits of a second
+    document change with the first. FlashAttention is taken at its word, and so are weights that ZeRO-3 has sharded.
+
+    Args:
+        model: A causal language model.
+        remedy: What to set instead, for the message.
+
+    Raises:
+        PipelineError: The logits change.
+    """
+    attention = str(getattr(model.config, "_attn_implementation", ""))
+    if attention.startswith("flash") or any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    length = 8
+    second = torch.arange(length)
+    positions = torch.arange(length).repeat(2)[None].to(device)
+    seen = []
+    for first in (torch.arange(length), torch.arange(length).flip(0)):
+        ids = torch.cat((first, second))[None].to(device)
+        seen.append(model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, length:].float())
+    model.train(was_training)
+    if (seen[0] - seen[1]).abs().max() > 1e-3 * seen[0].abs().max():
+        raise PipelineError(
+            f"Documents packed into one row would see one another: {model.config.model_type} with "
+            f"{attention or 'its own'} attention does not keep them apart by their positions. Set {remedy}."
+        )
+
+
 @dataclass
 class PackedCollator:
     """Batches of packed rows: `input_ids`, `labels` (batch, length), and `position_ids` where documents are isolated.

@@ -25,7 +25,12 @@ def config(recipe: Any, config_type: type, directory: StageDirectory, **defaults
     quiet_libraries()
     common = {"save_total_limit": 2, "logging_first_step": True, "report_to": "none", **training_defaults()}
     values = recipe.config_values(config_type, **common, **defaults)
-    return config_type(**{**values, "output_dir": str(directory.checkpoints), "disable_tqdm": True})
+    fixed = {
+        "output_dir": str(directory.checkpoints),
+        "disable_tqdm": True,
+        "include_num_input_tokens_seen": "no",  # the trainers count them, and the Trainer would count them again
+    }
+    return config_type(**{**values, **fixed})
 
 
 def quiet_libraries() -> None:
@@ -51,7 +56,14 @@ def check_launch(trainer: Any) -> None:
 
 
 def train(
-    trainer: Any, directory: StageDirectory, recipe: Any, *, context: int, base: str | None = None, facts: Any = None
+    trainer: Any,
+    directory: StageDirectory,
+    recipe: Any,
+    *,
+    context: int,
+    base: str | None = None,
+    tokenizer: Any = None,
+    facts: Any = None,
 ) -> None:
     """Train from the newest whole checkpoint, if any, to the end, and publish the model.
 
@@ -61,6 +73,7 @@ def train(
         recipe: The recipe.
         context: Tokens of a row, for the FLOPs.
         base: Where the weights came from; needed to merge a LoRA adapter.
+        tokenizer: What to hand over, where it is not the one that the trainer works with.
         facts: More entries for the manifest.
 
     Raises:
@@ -88,6 +101,7 @@ def train(
         directory,
         recipe,
         base=base,
+        tokenizer=tokenizer or trainer.processing_class,
         metrics={**final, "train_loss": result.training_loss},
         steps=trainer.state.global_step,
         tokens=int(totals["tokens"]),
@@ -104,6 +118,7 @@ def hand_over(
     recipe: Any,
     *,
     base: str | None,
+    tokenizer: Any,
     metrics: dict[str, Any],
     **facts: Any,
 ) -> None:
@@ -114,7 +129,6 @@ def hand_over(
     the adapter itself is kept in `adapter/`.
     """
     accelerator = trainer.accelerator
-    tokenizer = trainer.processing_class
     vocabulary = len(tokenizer)
     peft = hasattr(trainer.model, "peft_config")
     expected = probe_logits(trainer.model, vocabulary)

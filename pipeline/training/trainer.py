@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
+from pipeline.errors import PipelineError
 from pipeline.training.optimizer import muon
 
 # Logits of one micro-batch that the dense head may hold, in bytes of float32. TRL's fused head never builds them, at the
@@ -20,9 +21,17 @@ class StageTrainer(SFTTrainer):
     accumulated micro-batches of all ranks, divided once.
     """
 
+    model: Any
+    args: Any
+
     def __init__(self, *args: Any, use_muon: bool = False, **kwargs: Any):
         self._use_muon = use_muon
         super().__init__(*args, **kwargs)
+        if use_muon and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise PipelineError(
+                "optim: muon needs whole matrices, which DeepSpeed flattens and FSDP shards. Use it in one process or with "
+                "DDP, or take adamw_torch_fused."
+            )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self._use_muon and self.optimizer is None:
@@ -65,3 +74,12 @@ class StageTrainer(SFTTrainer):
             local = self.accelerator.reduce(local, reduction="sum")
         self._total_train_tokens += local.item()
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+
+    @property
+    def _total_train_tokens(self) -> int:
+        """TRL's count, kept in the trainer's state as GRPOTrainer keeps its own, so that a resumed run goes on with it."""
+        return self.state.num_input_tokens_seen
+
+    @_total_train_tokens.setter
+    def _total_train_tokens(self, tokens: int) -> None:
+        self.state.num_input_tokens_seen = int(tokens)
