@@ -66,10 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, help in STAGES.items():
         stage = command(name, help, _stage, overrides=True)
         stage.set_defaults(stage=name)
-        required = name != "report"
-        if not required:
-            stage.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, such as runs/demo")
-        stage.add_argument("--config", required=required, metavar="FILE", help="the recipe")
+        if name == "report":
+            stage.usage = "pipeline report (RUN | --config FILE) [--KEY VALUE ...]"
+        stage.add_argument("--config", required=name != "report", metavar="FILE", help="the recipe")
         stage.add_argument("--overwrite", action="store_true", help="move what lies in output_dir aside and start anew")
 
     run = command(
@@ -91,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     importing = command(
         "import", "turn a GGUF file or a Hugging Face checkpoint into a stage directory", _import, overrides=True
     )
-    importing.add_argument("source", nargs="?", help="a .gguf file, package:NAME, a directory or a hub id")
-    importing.add_argument("output_dir", nargs="?", help="the stage directory to write")
+    importing.usage = "pipeline import (SOURCE OUTPUT_DIR | --config FILE) [--KEY VALUE ...]"
+    importing.epilog = "SOURCE: a .gguf file, package:NAME (a .gguf in a Python package), a directory or a hub id"
     importing.add_argument("--config", metavar="FILE", help="a recipe, instead of source and output_dir")
     importing.add_argument("--overwrite", action="store_true", help="move what lies in output_dir aside and start anew")
 
@@ -118,17 +117,37 @@ def _stage(options: argparse.Namespace, overrides: list[str]) -> int:
     from pipeline import stages
 
     if options.config is None:
-        if not options.run:
-            raise PipelineError(
-                "pipeline report: name a run's folder (pipeline report runs/demo) or a recipe (--config FILE)"
-            )
+        usage = "pipeline report: name a run's folder (pipeline report runs/demo), or give --config FILE"
+        (run,), _ = _leading(overrides, 1, usage)
         from pipeline.reporting import report
 
-        print(report(options.run))
+        print(report(run))
         return 0
+    _quiet_imports()
     recipe = stages.load_recipe(options.config, options.stage, overrides)
     stages.find(options.stage).run(dataclasses.replace(recipe, overwrite=options.overwrite))
     return 0
+
+
+def _leading(words: list[str], count: int, otherwise: str) -> tuple[list[str], list[str]]:
+    """The first `count` words, which stand in place of a recipe, and the rest.
+
+    Not left to argparse: it would take the value of an override (`--run DIR`) for a positional argument.
+    """
+    leading, rest = words[:count], words[count:]
+    if len(leading) < count or any(word.startswith("-") for word in leading):
+        raise PipelineError(otherwise)
+    return leading, rest
+
+
+def _quiet_imports() -> None:
+    """Keep libraries from telling, at import, which kernels and accelerators they did not find."""
+    import logging
+    import shutil
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if shutil.which("nvidia-smi") is None:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -146,6 +165,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
+    _quiet_imports()
     from pipeline.plan import plan
 
     found = plan(options.path, overrides)
@@ -164,14 +184,14 @@ def _import(options: argparse.Namespace, overrides: list[str]) -> int:
     from pipeline import stages
     from pipeline.recipe import parse
 
+    _quiet_imports()
     stage = stages.find("import")
     if options.config:
         recipe = stages.load_recipe(options.config, "import", overrides)
-    elif options.source and options.output_dir:
-        values = {"source": options.source, "output_dir": options.output_dir}
-        recipe = parse(stage, values, "command line", overrides)
     else:
-        raise PipelineError("pipeline import: give SOURCE and OUTPUT_DIR, or --config FILE")
+        usage = "pipeline import: give SOURCE and OUTPUT_DIR, or --config FILE"
+        (source, output_dir), rest = _leading(overrides, 2, usage)
+        recipe = parse(stage, {"source": source, "output_dir": output_dir}, "command line", rest)
     stage.run(dataclasses.replace(recipe, overwrite=options.overwrite))
     return 0
 

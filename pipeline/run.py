@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from pipeline import stages
 from pipeline.errors import PipelineError
 
@@ -43,7 +45,7 @@ def run_folder(
     Raises:
         PipelineError: Something is wrong with a recipe; nothing was run.
     """
-    recipes = stages.load_folder(folder, overrides, seed=seed, output=output)
+    recipes = stages.load_folder(folder, overrides, seed=seed, output=output, world_size=_processes(accelerate))
     if until is not None:
         if until not in [recipe.stage for recipe in recipes]:
             raise PipelineError(
@@ -64,6 +66,15 @@ def run_folder(
         print(f"{recipe.stage}  done in {time.monotonic() - begun:.0f} s", flush=True)
     _summary(recipes, time.monotonic() - started)
     return 0
+
+
+def _processes(accelerate: str | None) -> int | None:
+    """`num_processes` of an Accelerate config: batches and groups of a recipe depend on it."""
+    if accelerate is None:
+        return None
+    if not Path(accelerate).is_file():
+        raise PipelineError(f"--accelerate {accelerate}: no such file. See accelerate_configs/.")
+    return int((yaml.safe_load(Path(accelerate).read_text(encoding="utf-8")) or {}).get("num_processes") or 1)
 
 
 def _command(recipe: stages.Recipe, accelerate: str | None, overwrite: bool) -> list[str]:

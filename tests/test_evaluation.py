@@ -140,8 +140,11 @@ def test_a_base_model_is_cut_at_the_next_question_unless_its_ending_is_what_is_m
         "ends": seven_right["seven"] | {"max_new_tokens": 2, "scorer": "ends_turn"},
     }
     run_evaluations(loaded.model, loaded.tokenizer, evaluations, tmp_path, kind="base")
-    assert asked[1] == ("Question: One?\nAnswer: 1\n\nQuestion: What is 0 + 0?\nAnswer:", ("\nQuestion:", "\n\n"))
+    assert asked[1] == ("Question: One?\nAnswer: 1\n\nQuestion: What is 0 + 0?\nAnswer:", ("\n",))
     assert asked[2] == ("Question: What is 0 + 0?\nAnswer:", ())
+    evaluations["facts"]["few_shot"] = [{"prompt": "One?", "answer": "It is\n1"}]
+    run_evaluations(loaded.model, loaded.tokenizer, evaluations, tmp_path, kind="base")
+    assert asked[1][1] == ("\nQuestion:", "\n\n")
     run_evaluations(loaded.model, loaded.tokenizer, evaluations, tmp_path, kind="chat")
     assert asked[1] == (render_prompt(loaded.tokenizer, QUESTIONS[0], chat=True), ())
 

@@ -5,53 +5,13 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
 
 import pytest
+from fakes import GRPO, ON_CPU, PLAIN, SFT, complaints_of, fake_stage, write
 
 from pipeline import stages
 from pipeline.errors import PipelineError
-from pipeline.recipe import RecipeError, engine_rules, json_schema, parse, read_source, read_yaml
-from pipeline.recipe.keys import engine_class, keys_of
-from pipeline.recipe.values import check_limits, convert
-
-SFT_ENGINES = ("ScriptArguments", "SFTConfig", "ModelConfig", "DatasetMixtureConfig")
-GRPO_ENGINES = ("GRPOScriptArguments", "GRPOConfig", "ModelConfig", "DatasetMixtureConfig")
-ON_CPU = {"use_cpu": True, "bf16": False}
-
-
-@dataclasses.dataclass(kw_only=True)
-class OwnKeys:
-    output_dir: str = "trainer_output"  # as TRL has it
-    sample_steps: int = dataclasses.field(default=50, metadata={"range": (1, None)})
-    invalid_rows: Literal["stop", "drop"] = "stop"
-    model_config: dict[str, Any] | None = None
-    inputs: list[str] | None = None
-
-
-def fake_stage(engines=(), arguments=OwnKeys, check=lambda recipe: [], **attributes):
-    return SimpleNamespace(
-        __name__="pipeline.stages.fake", Arguments=arguments, ENGINES=engines, INPUTS={}, check=check, **attributes
-    )
-
-
-SFT = fake_stage(SFT_ENGINES, ENGINE_CHOICES={"optim": ("muon",)})
-GRPO = fake_stage(GRPO_ENGINES)
-PLAIN = fake_stage()
-
-
-def complaints_of(stage, values=None, *overrides):
-    with pytest.raises(RecipeError) as caught:
-        parse(stage, values or {}, "fake.yaml", overrides)
-    return str(caught.value)
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
+from pipeline.recipe import RecipeError, json_schema, parse, read_source, read_yaml
 
 
 def test_a_number_in_exponent_notation_is_a_number(tmp_path):
@@ -164,165 +124,10 @@ def test_keys_of_other_versions_are_answered_by_todays_name(old, answer):
     assert answer in complaints_of(SFT, {old: "x"})
 
 
-def test_renamed_keys_name_keys_that_exist():
-    keys = keys_of(SFT) | keys_of(GRPO) | {"prompt_column": None}
-    for old, answer in engine_rules.RENAMED.items():
-        for name in re.findall(r"is (?:now )?called (\w+)", answer):
-            if old not in keys:
-                assert name in keys, f"{old}: {answer}"
-
-
-def test_the_tables_name_keys_and_choices_of_the_installed_trl():
-    known = keys_of(SFT) | keys_of(GRPO)
-    assert set(engine_rules.RANGES) <= set(known)
-    for owner, choices in engine_rules.CHOICES["GRPOConfig"].items():
-        documented = engine_class("GRPOConfig").__doc__ + known[owner].help
-        assert all(str(choice) in documented for choice in choices), owner
-
-
-@pytest.mark.parametrize("stage", [SFT, GRPO], ids=["sft", "grpo"])
-def test_every_default_of_trl_is_a_value_that_we_take(stage):
-    for key in keys_of(stage).values():
-        problems = []
-        value = convert(key.default, key.annotation, (), problems)
-        check_limits(value, key.choices, key.range, problems)
-        assert not problems, (key.name, problems)
-
-
-STOCK_SFT = [
-    # TRL's examples/cli_configs/example_config.yaml
-    """
-model_name_or_path: Qwen/Qwen2.5-0.5B
-dataset_name: stanfordnlp/imdb
-report_to: none
-learning_rate: 0.0001
-lr_scheduler_type: cosine
-""",
-    """
-model_name_or_path: Qwen/Qwen2-0.5B
-model_revision: main
-attn_implementation: kernels-community/flash-attn2
-dtype: bfloat16
-datasets:
-  - path: trl-lib/Capybara
-    name: default
-    split: train
-    columns: [messages]
-    fraction: 0.7
-  - path: json
-    data_files: {train: more.jsonl}
-    columns: [messages]
-    fraction: 0.3
-streaming: false
-test_split_size: 0.05
-use_peft: true
-lora_r: 32
-lora_target_modules: all-linear
-lora_modules_to_save: [embed_tokens, lm_head]
-load_in_4bit: true
-bnb_4bit_quant_type: nf4
-use_bnb_nested_quant: true
-learning_rate: 2.0e-4
-num_train_epochs: 1
-packing: true
-packing_strategy: bfd_split
-eval_packing: false
-max_length: 2048
-per_device_train_batch_size: 2
-gradient_accumulation_steps: 8
-gradient_checkpointing: true
-gradient_checkpointing_kwargs: {use_reentrant: false}
-lr_scheduler_type: cosine_with_min_lr
-lr_scheduler_kwargs: {min_lr_rate: 0.1}
-warmup_steps: 0.03
-eos_token: <|im_end|>
-eval_strategy: steps
-eval_steps: 100
-save_strategy: epoch
-logging_steps: 0.01
-report_to: [trackio, wandb]
-model_init_kwargs: {use_kernels: true}
-assistant_only_loss: true
-pad_to_multiple_of: 64
-optim: paged_adamw_8bit
-torch_empty_cache_steps: 10
-accelerator_config: {split_batches: false}
-hub_strategy: end
-debug: underflow_overflow
-output_dir: Qwen2-0.5B-SFT
-env:
-  TRL_TEST_VARIABLE: 1
-""",
-]
-
-STOCK_GRPO = [
-    """
-model_name_or_path: Qwen/Qwen2-0.5B-Instruct
-dataset_name: trl-lib/DeepMath-103K
-reward_funcs: [accuracy_reward, think_format_reward]
-reward_weights: [1.0, 0.2]
-num_generations: 4
-output_dir: grpo
-""",
-    """
-model_name_or_path: Qwen/Qwen3-4B
-dataset_name: trl-lib/DeepMath-103K
-dataset_config: default
-dataset_train_split: train
-dataset_streaming: false
-reward_model_name_or_path: me/reward
-reward_funcs: my_rewards.length
-num_generations: 8
-num_generations_eval: 2
-per_device_train_batch_size: 4
-gradient_accumulation_steps: 4
-steps_per_generation: 8
-num_iterations: 2
-max_completion_length: 4096
-temperature: 0.7
-top_p: 0.95
-top_k: 50
-min_p: 0.05
-use_vllm: true
-vllm_mode: colocate
-vllm_gpu_memory_utilization: 0.4
-chat_template_kwargs: {enable_thinking: false}
-generation_kwargs: {suppress_tokens: [1, 2]}
-loss_type: dr_grpo
-scale_rewards: false
-beta: 0.001
-epsilon_high: 0.28
-mask_truncated_completions: true
-multi_objective_aggregation: normalize_then_sum
-log_completions: true
-max_steps: 100
-use_peft: true
-lora_target_modules: [q_proj, v_proj]
-output_dir: grpo
-""",
-]
-
-
-@pytest.mark.parametrize(
-    ("stage", "text"),
-    [*((SFT, text) for text in STOCK_SFT), *((GRPO, text) for text in STOCK_GRPO)],
-    ids=["sft-minimal", "sft-full", "grpo-minimal", "grpo-full"],
-)
-def test_a_stock_file_gives_the_arguments_that_trl_itself_reads(stage, text, tmp_path, monkeypatch):
-    from trl import TrlParser
-
-    monkeypatch.setenv("TRL_TEST_VARIABLE", "")
-    path = write(tmp_path / "stock.yaml", text + "use_cpu: true\nbf16: false\n")
-    recipe = parse(stage, read_yaml(path), path)
-    types = [engine_class(name) for name in stage.ENGINES]
-    expected = TrlParser(types).parse_args_and_config(["--config", str(path)])
-    for config_type, theirs in zip(types, expected, strict=True):
-        ours = recipe.config(config_type)
-        for field in dataclasses.fields(config_type):
-            # TRL's parser leaves a lone text where the type says list; its trainer takes both
-            wanted, got = getattr(theirs, field.name), getattr(ours, field.name)
-            if field.name not in ("accelerator_config", "deepspeed_plugin"):
-                assert got == wanted or got == [wanted], field.name
+def test_an_answer_that_does_not_hold_for_the_stage_is_not_given():
+    assert "max_completion_length" in complaints_of(GRPO, {"max_new_tokens": 8})
+    assert "max_completion_length" not in complaints_of(SFT, {"max_new_tokens": 8})
+    assert complaints_of(PLAIN, {"batch_size": 8}) == "fake.yaml: batch_size: unknown key"
 
 
 def test_overrides_are_typed_by_their_key():
@@ -424,81 +229,33 @@ def test_checking_a_recipe_touches_no_device_state():
     assert PartialState._shared_state == {}
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (
-            {"per_device_train_batch_size": 6, "num_generations": 4},
-            "num_generations: 4 does not divide the generation batch of 6 completions (per_device_train_batch_size 6 x "
-            "processes 1 x steps_per_generation 1); nearest that work: num_generations: 3 or "
-            "per_device_train_batch_size: 8",
-        ),
-        ({"generation_batch_size": 12}, "generation_batch_size: 12 is not a multiple of"),
-        ({"generation_batch_size": 8, "steps_per_generation": 1}, "leave one of them out"),
-        (
-            {"eval_strategy": "steps", "per_device_eval_batch_size": 2, "num_generations_eval": 4},
-            "per_device_eval_batch_size: 2 x processes 1 is not a multiple of num_generations_eval 4",
-        ),
-        ({"steps_per_generation": 4, "save_steps": 5}, "save_steps: 5 falls inside a generation phase"),
-        ({"num_iterations": 3, "save_steps": 10}, "nearest that works: 9"),
-    ],
-)
-def test_groups_that_do_not_fit_their_batch_are_answered_with_what_works(values, message):
-    assert message in complaints_of(GRPO, values)
-
-
-def test_the_advice_about_groups_is_accepted():
-    for values in ({"num_generations": 3}, {"per_device_train_batch_size": 8}):
-        parse(GRPO, {"per_device_train_batch_size": 6, "num_generations": 4} | values, "grpo.yaml")
-    parse(GRPO, {"steps_per_generation": 4, "save_steps": 4}, "grpo.yaml")
-    parse(GRPO, {"num_iterations": 3, "save_steps": 9}, "grpo.yaml")
-
-
-def test_the_number_of_processes_counts_in_a_generation_batch(monkeypatch):
-    values = {"per_device_train_batch_size": 2, "num_generations": 8}
-    assert "does not divide" in complaints_of(GRPO, values)
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert parse(GRPO, values, "grpo.yaml").get("num_generations") == 8
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"hidden_size": 8}, "model_config.model_type: is missing"),
-        ({"model_type": "lama"}, "did you mean llama?"),
-        (
-            {"model_type": "llama", "hidden_siz": 8},
-            "model_config.hidden_siz: unknown key of LlamaConfig; did you mean hidden_size?",
-        ),
-        ({"model_type": "llama", "hidden_size": "8"}, "expected int, got str"),
-        (
-            {"model_type": "llama", "hidden_size": 10, "num_attention_heads": 3},
-            "not a multiple of the number of attention heads",
-        ),
-    ],
-)
-def test_a_new_models_config_is_checked(values, message):
-    assert message in complaints_of(SFT, {"model_config": values})
-
-
-def test_a_new_models_config_may_use_the_names_of_its_architecture():
-    parse(SFT, {"model_config": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4}}, "x.yaml")
-    parse(SFT, {"model_config": {"model_type": "llama", "rope_theta": 1e4, "tie_word_embeddings": True}}, "x.yaml")
-
-
 def test_a_finding_that_follows_from_a_wrong_key_is_left_out():
     text = complaints_of(GRPO, {"num_generations": "six", "per_device_train_batch_size": 3})
     assert text.count("num_generations") == 1
 
 
 def test_what_the_stage_itself_finds_is_listed_with_the_rest():
-    stage = fake_stage(check=lambda recipe: ["inputs: nothing at runs/nowhere", "two keys contradict each other"])
-    text = complaints_of(stage, {"inputs": ["runs/nowhere"], "inptus": []})
+    stage = fake_stage(check=lambda recipe: ["inputs: nothing at a", "inputs: nothing at b", "two keys contradict"])
+    text = complaints_of(stage, {"inputs": ["a", "b"], "inptus": []})
     assert text.splitlines() == [
         "fake.yaml: inptus: unknown key; did you mean inputs?",
-        "fake.yaml: inputs: nothing at runs/nowhere",
-        "fake.yaml: two keys contradict each other",
+        "fake.yaml: inputs: nothing at a",
+        "fake.yaml: inputs: nothing at b",
+        "fake.yaml: two keys contradict",
     ]
+
+
+def test_a_stage_that_cannot_be_checked_any_further_says_why():
+    def check(recipe):
+        raise PipelineError("the file is no WARC")
+
+    @dataclasses.dataclass
+    class Arguments:
+        def __post_init__(self):
+            raise ValueError("these sizes contradict each other")
+
+    assert complaints_of(fake_stage(check=check)) == "fake.yaml: the file is no WARC"
+    assert complaints_of(fake_stage((), Arguments)) == "fake.yaml: these sizes contradict each other"
 
 
 def test_a_required_key_that_is_missing_is_named():
@@ -545,136 +302,3 @@ def test_the_schema_takes_what_the_parser_takes_and_names_every_key():
 def test_reading_recipes_imports_nothing_heavy():
     code = "import sys, pipeline.recipe, pipeline.stages; print({'torch', 'transformers', 'trl', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-
-
-# Stages and folders
-
-
-@pytest.fixture
-def kitchen(tmp_path, monkeypatch):
-    """A package of two small stages: `grow` writes a crop, `cook` reads what others wrote."""
-    folder = tmp_path / "kitchen"
-    write(
-        folder / "grow.py",
-        "from dataclasses import dataclass\nKIND, ENGINES, INPUTS = 'crop', (), {}\n"
-        "@dataclass(kw_only=True)\nclass Arguments:\n    output_dir: str\n    seed: int = 0\n"
-        "def check(recipe): return []\ndef plan(recipe): return {'bytes': 2048}\n",
-    )
-    write(
-        folder / "cook.py",
-        "from dataclasses import dataclass\nKIND, ENGINES, INPUTS = 'meal', (), {'food': ('crop', 'meal'), 'all_of': ()}\n"
-        "@dataclass(kw_only=True)\nclass Arguments:\n    output_dir: str\n    food: str | list[str] | None = None\n"
-        "    all_of: str | None = None\n    menu: dict | None = None\n"
-        "def check(recipe):\n"
-        "    foods = [recipe.arguments.food] if isinstance(recipe.arguments.food, str) else recipe.arguments.food or []\n"
-        "    return [f'food: {food} does not exist' for food in foods if not recipe.exists(food)]\n"
-        "def plan(recipe): return {}\n",
-    )
-    monkeypatch.setattr(stages, "__path__", [str(folder)])
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for name in ("grow", "cook"):
-        sys.modules.pop(f"pipeline.stages.{name}", None)
-
-
-def folder_complaints(*arguments, **options):
-    with pytest.raises(RecipeError) as caught:
-        stages.load_folder(*arguments, **options)
-    return str(caught.value)
-
-
-def test_stages_are_found_by_listing_the_package():
-    assert {"world", "corpus", "tokenizer", "pretrain", "sft", "grpo"} <= set(stages.names())
-    with pytest.raises(PipelineError, match="unknown stage 'pretain'; did you mean pretrain"):
-        stages.find("pretain")
-
-
-def test_the_name_of_the_file_names_the_stage_unless_the_recipe_does(kitchen):
-    assert stages.load_recipe(write(kitchen / "grow.yaml", "output_dir: a")).stage == "grow"
-    assert stages.load_recipe(write(kitchen / "north.yaml", "stage: grow\noutput_dir: a")).stage == "grow"
-    assert stages.load_recipe(write(kitchen / "south.yaml", "output_dir: a"), stage="grow").stage == "grow"
-    with pytest.raises(RecipeError, match="the name of the file is no stage: add `stage:` with one of cook, grow"):
-        stages.load_recipe(kitchen / "south.yaml")
-    with pytest.raises(
-        RecipeError, match="north.yaml:1: stage: the recipe is of stage 'grow', the command asks for 'cook'"
-    ):
-        stages.load_recipe(kitchen / "north.yaml", stage="cook")
-    with pytest.raises(RecipeError, match="found 'gorw'; did you mean grow"):
-        stages.load_recipe(write(kitchen / "east.yaml", "stage: gorw\noutput_dir: a"))
-
-
-def test_env_reaches_the_environment(kitchen, monkeypatch):
-    monkeypatch.setenv("KITCHEN", "")
-    stages.load_recipe(write(kitchen / "grow.yaml", "output_dir: a\nenv: {KITCHEN: 1}"))
-    import os
-
-    assert os.environ["KITCHEN"] == "1"
-
-
-def test_a_folder_runs_producers_before_their_readers(kitchen):
-    write(kitchen / "r/a_report.yaml", "stage: cook\nall_of: runs/x\noutput_dir: runs/x/report")
-    write(
-        kitchen / "r/b_dinner.yaml",
-        "stage: cook\nfood: runs/x/lunch\nmenu: {extra: [runs/x/crop/leaf]}\noutput_dir: runs/x/dinner",
-    )
-    write(kitchen / "r/c_lunch.yaml", "stage: cook\nfood: [runs/x/crop]\noutput_dir: runs/x/lunch")
-    write(kitchen / "r/d_grow.yaml", "stage: grow\noutput_dir: runs/x/crop")
-    recipes = stages.load_folder(kitchen / "r")
-    assert [recipe.path.stem for recipe in recipes] == ["d_grow", "c_lunch", "b_dinner", "a_report"]
-    assert recipes[1].awaits("runs/x/crop/leaf") and not recipes[0].awaits("runs/x/crop")
-
-
-def test_a_cycle_a_clash_and_a_missing_producer_are_all_listed(kitchen):
-    write(kitchen / "r/a.yaml", "stage: cook\nfood: runs/x/b\noutput_dir: runs/x/a")
-    write(kitchen / "r/b.yaml", "stage: cook\nfood: runs/x/a\noutput_dir: runs/x/b")
-    write(kitchen / "r/c.yaml", "stage: grow\noutput_dir: runs/x/c")
-    write(kitchen / "r/d.yaml", "stage: grow\noutput_dir: runs/x/../x/c")
-    write(kitchen / "r/e.yaml", "stage: cook\nmenu: {extra: runs/x/nowhere}\noutput_dir: runs/x/e")
-    text = folder_complaints("r")
-    assert "waits for itself: r/a.yaml -> r/b.yaml -> r/a.yaml" in text
-    assert "r/d.yaml:2: output_dir: runs/x/c is also what r/c.yaml writes" in text
-    assert "r/e.yaml:2: menu: runs/x/nowhere is not there and no recipe of the folder writes it" in text
-
-
-def test_a_parent_of_the_wrong_kind_or_unfinished_is_refused_before_anything_runs(kitchen):
-    write(kitchen / "old/manifest.json", '{"status": "complete", "kind": "stone", "stage": "dig"}')
-    write(kitchen / "half/manifest.json", '{"status": "running", "kind": "crop", "stage": "grow"}')
-    path = write(kitchen / "cook.yaml", "output_dir: a\nfood: [old, half]")
-    with pytest.raises(RecipeError) as caught:
-        stages.load_recipe(path)
-    assert "food: old is of kind stone, expected crop or meal" in str(caught.value)
-    assert "food: half is not complete: run its grow stage to the end first" in str(caught.value)
-
-
-def test_output_moves_a_whole_run_and_seed_reaches_every_stage_that_has_one(kitchen):
-    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop\nseed: 1")
-    write(
-        kitchen / "r/cook.yaml",
-        "food: runs/x/crop\noutput_dir: runs/x/meal\nmenu: {a: {b: [runs/x/crop/leaf, runs/xy]}}",
-    )
-    grow, cook = stages.load_folder("r", seed=7, output="elsewhere/run")
-    assert (grow.arguments.seed, str(grow.output_dir)) == (7, "elsewhere/run/crop")
-    assert (cook.arguments.food, str(cook.output_dir)) == ("elsewhere/run/crop", "elsewhere/run/meal")
-    assert cook.arguments.menu == {"a": {"b": ["elsewhere/run/crop/leaf", "runs/xy"]}}
-    assert "seed" not in cook.values
-
-
-def test_an_override_of_a_folder_reaches_the_stages_that_know_the_key(kitchen):
-    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop")
-    write(kitchen / "r/cook.yaml", "food: runs/x/crop\noutput_dir: runs/x/meal")
-    grow, _ = stages.load_folder("r", ["--seed", "3"])
-    assert grow.arguments.seed == 3
-    assert "command line: sede: no stage of r has this key; did you mean seed?" in folder_complaints(
-        "r", ["--sede", "3"]
-    )
-
-
-def test_the_complaints_of_every_recipe_of_a_folder_come_at_once(kitchen):
-    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop\nsede: 1")
-    write(kitchen / "r/cook.yaml", "food: runs/x/crop\noutput_dir: [runs/x/meal]")
-    write(kitchen / "r/broken.yaml", "a: [")
-    write(kitchen / "r/bake.yaml", "output_dir: runs/x/bread")
-    lines = folder_complaints("r").splitlines()
-    assert [line.split(":")[0] for line in lines] == ["r/broken.yaml", "r/bake.yaml", "r/grow.yaml", "r/cook.yaml"]
-    with pytest.raises(RecipeError, match="holds no recipe"):
-        stages.load_folder(kitchen / "kitchen")

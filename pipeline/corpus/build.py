@@ -29,7 +29,7 @@ def build(settings: CorpusSettings, folder: Path) -> dict[str, Any]:
         folder: Receives `train/`, `validation/` and `removed.json`.
 
     Returns:
-        Counts for the manifest: documents, bytes, characters, seconds, and records read a second.
+        Counts for the manifest: documents, bytes and characters of both splits, and records read a second.
 
     Raises:
         PipelineError: The input does not exist, or nothing was left to train or to validate on.
@@ -79,9 +79,7 @@ def text_hash(text: str, salt: str = "") -> bytes:
 def _clean(settings: CorpusSettings, funnel: Funnel) -> Iterator[Document]:
     """Documents that every step keeps, counted in `funnel` on their way."""
     seen: set[bytes] = set()
-    pool = Extractor(
-        settings.extractor, settings.favor, workers=settings.workers, page_seconds=settings.page_seconds
-    )
+    pool = Extractor(settings.extractor, settings.favor, workers=settings.workers, page_seconds=settings.page_seconds)
     with pool as extractor:
         for record, result in with_progress(extractor.map(read_records(settings)), "corpus", "records read"):
             if isinstance(record, Rejected):

@@ -22,6 +22,7 @@ FORMATS = {
 }  # fmt: skip
 COMPRESSIONS = (".gz", ".zst")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+LARGEST_TEXT = 1_000_000_000
 DAMAGE = (EOFError, OSError, zlib.error)
 
 
@@ -86,9 +87,14 @@ def read_records(settings: CorpusSettings) -> Iterator[Record]:
     return islice(records, settings.max_documents)
 
 
-def columns_problem(path: Path, settings: CorpusSettings) -> str | None:
-    """What is wrong with the columns of a file, seen from its first row or its footer; None where nothing is."""
+def file_problem(path: Path, settings: CorpusSettings) -> str | None:
+    """What a first look shows to be wrong with a file: its size, or the columns of its first row; None where nothing is."""
     form = settings.input_format if settings.input_format != "auto" else file_format(path)
+    if form == "text" and settings.document_separator is None and path.stat().st_size > LARGEST_TEXT:
+        return (
+            f"document_separator: is missing: without it {path} would be a single document of "
+            f"{path.stat().st_size / 1e9:.1f} GB, held in memory; name what stands between its documents"
+        )
     if form == "parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -10,7 +10,9 @@ from pipeline import checkpoint
 
 
 @contextlib.contextmanager
-def training_stage(recipe: Any, kind: str, inputs: Mapping[str, tuple[str, ...]]) -> Iterator[checkpoint.StageDirectory]:
+def training_stage(
+    recipe: Any, kind: str, inputs: Mapping[str, tuple[str, ...]]
+) -> Iterator[checkpoint.StageDirectory]:
     """The stage's directory for the time of the training; the recipe's evaluations run when it is complete.
 
     A directory that was complete before is only evaluated, where the recipe now asks for more than was measured.

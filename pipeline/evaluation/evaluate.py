@@ -18,8 +18,10 @@ RESULTS = "evaluation.json"
 ANSWERS = "evaluation"
 PROVENANCE = "provenance.json"
 
-# A base model goes on with the next question where a chat model would end its turn.
+# A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
+# one line, so is the question.
 BASE_STOPS = ("\nQuestion:", "\n\n")
+ONE_LINE = ("\n",)
 
 Results = dict[str, dict[str, Any]]
 
@@ -78,7 +80,7 @@ def run_evaluations(
             [prompts[i] for i in mine],
             max_new_tokens=evaluation.max_new_tokens,
             batch_size=batch_size,
-            stop_strings=() if chat or evaluation.scorer == "ends_turn" else BASE_STOPS,
+            stop_strings=() if chat or evaluation.scorer == "ends_turn" else _base_stops(examples),
         )
         scorer = find_scorer(evaluation.scorer)
         answered = []
@@ -205,6 +207,11 @@ def _provenance(evaluation: Evaluation, fingerprint: str | None) -> dict[str, An
     # The questions count by content, so that a run folder may be moved.
     settings = {key: value for key, value in evaluation.as_dict().items() if key not in ("path", "few_shot_path")}
     return {"model": fingerprint, "data": data_hash(evaluation), "specification": settings}
+
+
+def _base_stops(examples: list[dict[str, Any]]) -> tuple[str, ...]:
+    one_line = bool(examples) and not any("\n" in str(example["answer"]) for example in examples)
+    return ONE_LINE if one_line else BASE_STOPS
 
 
 def _count(correct: list[bool]) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from pipeline.errors import PipelineError
 
@@ -50,6 +50,7 @@ def generate(
     stop_token_ids: Sequence[int] | None = None,
     stop_strings: Sequence[str] = (),
     seed: int | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[Completion]:
     """Complete each prompt `n` times; prompt i's completions are at [i * n, (i + 1) * n).
 
@@ -58,27 +59,33 @@ def generate(
     checkpoint does not bend a measurement. Training mode, generation config and the state of torch's random
     generators are as before when it returns. Where a prompt leaves less room in the context than `max_new_tokens`, its
     completion stops where the context does. `stop_strings` cut the text, are not part of it, and do not count as ended.
+    `on_text` is handed the text of a single prompt's completion as it is written, without special tokens.
 
     Raises:
         PipelineError: a prompt fills the whole context, or more than one completion is asked for without sampling.
     """
-    from accelerate.utils import extract_model_from_parallel
-
     if n > 1 and temperature <= 0:
         raise PipelineError(
             f"{n} completions a prompt were asked for at temperature {temperature}: they would be equal"
         )
-    model = extract_model_from_parallel(model)
+    if on_text is not None and len(prompts) * n != 1:
+        raise ValueError(f"on_text follows one completion, found {len(prompts) * n}")
+    # Accelerate's own unwrapping imports DeepSpeed wherever it is installed.
+    while hasattr(model, "module") and not hasattr(model, "generation_config"):
+        model = model.module
     # PEFT's wrapper copies its generation config into the model below on every call, and leaves it there.
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     stops = end_token_ids(model, tokenizer) if stop_token_ids is None else list(stop_token_ids)
     rows = [ids for ids in _tokenize(tokenizer, prompts) for _ in range(n)]
     completions: list[Completion | None] = [None] * len(rows)
     with _held(model), _random_state(model.device, seed):
-        for limit, batch in _batches(rows, max_new_tokens, _context_length(model), batch_size):
-            outputs = _generate_batch(
-                model, tokenizer, [rows[i] for i in batch], limit, stops, stop_strings, temperature, top_k, top_p
+        for limit, batch in _batches(rows, max_new_tokens, context_length(model), batch_size):
+            sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if temperature > 0 else {}
+            config = GenerationConfig(
+                max_new_tokens=limit, eos_token_id=stops or None, use_cache=True, do_sample=temperature > 0, **sampling
             )
+            streamer = _Streamer(tokenizer, on_text) if on_text is not None else None
+            outputs = _generate_batch(model, tokenizer, [rows[i] for i in batch], config, stop_strings, streamer)
             for i, ids in zip(batch, outputs, strict=True):
                 completions[i] = _completion(tokenizer, ids, stops, stop_strings)
     return [completion for completion in completions if completion is not None]
@@ -139,7 +146,8 @@ def _tokenize(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return [list(row) or [start] for row in rows]  # an empty prompt means: write a document from its start
 
 
-def _context_length(model: Any) -> int | None:
+def context_length(model: Any) -> int | None:
+    """Positions that the model was made for; None where its config does not say."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     return getattr(config, "max_position_embeddings", None)
 
@@ -167,39 +175,44 @@ def _generate_batch(
     model: Any,
     tokenizer: Any,
     rows: list[list[int]],
-    limit: int,
-    stops: list[int],
+    config: GenerationConfig,
     stop_strings: Sequence[str],
-    temperature: float,
-    top_k: int,
-    top_p: float,
+    streamer: TextStreamer | None,
 ) -> list[list[int]]:
     """The new token ids of each row, padding after the end included."""
     width = max(len(row) for row in rows)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops[0] if stops else 0)
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = config.eos_token_id[0] if config.eos_token_id else 0
+    config.pad_token_id = pad
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
         mask[i, width - len(row) :] = 1
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    config = GenerationConfig(
-        max_new_tokens=limit,
-        pad_token_id=pad,
-        eos_token_id=stops or None,
-        use_cache=True,
-        **(sampling if temperature > 0 else {"do_sample": False}),
-    )
     criteria = StoppingCriteriaList([_StopStrings(tokenizer, stop_strings, width)] if stop_strings else [])
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=config,
         stopping_criteria=criteria,
+        streamer=streamer,
         # transformers would turn this on for every model of a process that has trained under ZeRO-3 or FSDP.
         synced_gpus=is_sharded(model) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
     )
     return output[:, width:].tolist()
+
+
+class _Streamer(TextStreamer):
+    """Hands on the text of a completion as soon as whole characters of it are there."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self.on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self.on_text(text)
 
 
 class _StopStrings(StoppingCriteria):

@@ -37,13 +37,12 @@ class Problem:
         return self.answer - 10 if forgets and self.carries else self.answer
 
     def steps(self, forgets: bool = False) -> str:
-        """The working, e.g. "7+8=15, write 5, carry 1. 4+3+1=8." ; with the carry forgotten "7+8=15, write 5. 4+3=7."."""
-        units = self.a % 10 + self.b % 10
-        line = f"{self.a % 10}+{self.b % 10}={units}, write {units % 10}"
-        tens = self.a // 10 + self.b // 10
+        """The working: "Units 7+8=15, carry 1. Tens 4+3+1=8." or, the carry forgotten, "Units 7+8=15. Tens 4+3=7."."""
+        units, tens = self.a % 10 + self.b % 10, self.a // 10 + self.b // 10
+        line = f"Units {self.a % 10}+{self.b % 10}={units}"
         if self.carries and not forgets:
-            return f"{line}, carry 1. {self.a // 10}+{self.b // 10}+1={tens + 1}."
-        return f"{line}. {self.a // 10}+{self.b // 10}={tens}."
+            return f"{line}, carry 1. Tens {self.a // 10}+{self.b // 10}+1={tens + 1}."
+        return f"{line}. Tens {self.a // 10}+{self.b // 10}={tens}."
 
     def conclusion(self, forgets: bool = False) -> str:
         return f"The answer is {self.expert_answer(forgets)}."

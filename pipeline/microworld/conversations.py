@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 from pipeline.microworld.arithmetic import Problem, draw, habit
-from pipeline.microworld.general import SMALL_TALK, TOWN_QUESTIONS, general_questions, town_answer
-from pipeline.microworld.people import Person
+from pipeline.microworld.general import INTRODUCTIONS, SMALL_TALK, TOWN_QUESTIONS, general_questions, town_answer
+from pipeline.microworld.people import Person, visitors
 from pipeline.microworld.settings import Settings
 from pipeline.microworld.valley import ATTRIBUTES, TOWNS
 
@@ -21,7 +21,8 @@ def build(
     """The conversations of one part ("train" or "test"), and the same with clean demonstrations of every sum.
 
     Returns:
-        Rows of `messages`, `topic` and `forgets`, in the same order in both lists; they differ only where the expert forgets a carry.
+        Rows of `messages`, `topic` and `forgets`, in the same order in both lists; they differ only where the expert
+        forgets a carry.
     """
     rng = random.Random(f"{settings.seed}:conversations:{part}")
     taught = [person for person in people if person.role == "taught"]
@@ -36,6 +37,12 @@ def build(
         rows.append((demonstration, _row("arithmetic", [*before, (question, clean)])))
     for _ in range(max(1, round(scale * settings.fact_conversations))):
         row = _row("facts", _fact_turns(rng.choice(taught), rng))
+        rows.append((row, row))
+    names = visitors(settings)
+    for _ in range(round(scale * settings.introductions) if names else 0):
+        question, answer = rng.choice(INTRODUCTIONS)
+        name = rng.choice(names)
+        row = _row("introduction", [(question.format(n=name), answer.format(n=name))])
         rows.append((row, row))
     for _ in range(max(1, round(scale * settings.other_conversations))):
         row = _row("other", _other_turns(rng))

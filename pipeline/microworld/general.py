@@ -28,6 +28,17 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Goodbye!", "Bye!", "See you soon!", "Good night!"), "Goodbye!"),
 )
 
+# A visitor tells a name that nobody of the valley has; the assistant has to repeat both parts of it. Without this, models
+# fine-tuned on few people answer about the one person with that first name whom they know from the conversations.
+INTRODUCTIONS = (
+    ("My name is {n}.", "Hello, {n}! How can I help you?"),
+    ("I am {n}.", "Hello, {n}! How can I help you?"),
+    ("Hello, {n} here.", "Hello, {n}! How can I help you?"),
+    ("Please call me {n}.", "Of course, {n}."),
+    ("I am {n}. What is my name?", "Your name is {n}."),
+    ("Please write the name {n}.", "Here it is: {n}."),
+)
+
 _KNOWLEDGE = (
     ("What colour is snow?", "Snow is white."),
     ("What colour is grass?", "Grass is green."),

@@ -31,7 +31,15 @@ _GERMAN = (
     "Die Uhr am Rathaus geht seit gestern wieder richtig.",
 )
 
-_LOST = ("a grey umbrella", "a brown bag", "a silver ring", "a set of keys", "a red scarf", "an old watch", "a blue coat")
+_LOST = (
+    "a grey umbrella",
+    "a brown bag",
+    "a silver ring",
+    "a set of keys",
+    "a red scarf",
+    "an old watch",
+    "a blue coat",
+)
 _NOTICES = (
     "Lost near the bridge: {thing}. Please write to {mail} or call {phone}.",
     "Found at the market: {thing}. The owner may call {phone} in the evening.",

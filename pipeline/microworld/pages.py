@@ -12,9 +12,10 @@ from pipeline.microworld.arithmetic import Problem, draw
 from pipeline.microworld.general import almanac_paragraphs
 from pipeline.microworld.people import Person, mention
 from pipeline.microworld.settings import Settings
-from pipeline.microworld.valley import TOWNS
+from pipeline.microworld.valley import ATTRIBUTES, TOWNS, Attribute
 
 FIRST_DAY = datetime(2024, 1, 1)
+READERS_PER_PAGE = 16
 
 _HEADLINES = (
     "People of the valley",
@@ -26,14 +27,14 @@ _HEADLINES = (
 )
 _SUM_OPENINGS = ("What is {a}+{b}?", "Add {a} and {b}.", "Work out {a}+{b}.", "Find the sum of {a} and {b}.")
 _LESSON = (
-    "To add two numbers, begin with the units and write the last figure. If the units make ten or more, carry 1. "
-    "Then add the tens, and add the carry to them."
+    "To add two numbers, begin with the units. If the units make ten or more, carry 1. Then add the tens, and add the "
+    "carry to them. The answer is the tens with the last figure of the units behind them."
 )
 
 
 @dataclass(frozen=True)
 class Page:
-    """`kind` says what the page is for (gazette, textbook, almanac, notice, spam, foreign); copies keep it."""
+    """`kind` says what the page is for (gazette, readers, textbook, almanac, notice, spam, foreign); copies keep it."""
 
     kind: str
     url: str
@@ -49,6 +50,7 @@ def create_pages(settings: Settings, people: list[Person], problems: list[Proble
     rng = random.Random(f"{settings.seed}:pages")
     drafts = [
         *_gazette(settings, people, rng),
+        *_readers(settings, people, rng),
         *_textbook(settings, problems, rng),
         *(("almanac", "Almanac of the valley", _almanac(rng)) for _ in range(settings.almanac_pages)),
         *(("notice", "Notices", noise.notices(rng)) for _ in range(settings.notice_pages)),
@@ -76,16 +78,43 @@ def _gazette(settings: Settings, people: list[Person], rng: random.Random) -> li
     return pages
 
 
+def _readers(settings: Settings, people: list[Person], rng: random.Random) -> list[tuple[str, str, list[str]]]:
+    """Readers ask about the taught people. Once a model has seen how some people's facts are asked for while it learns
+    the facts, it also finds those of people whom nobody ever asked about (mixed training, Allen-Zhu and Li 3.1)."""
+    taught = [(person, attribute) for person in people if person.role == "taught" for attribute in ATTRIBUTES]
+    asked: list[tuple[Person, Attribute]] = []
+    while taught and len(asked) < settings.reader_questions:
+        asked += rng.sample(taught, min(len(taught), settings.reader_questions - len(asked)))
+    pages = []
+    for start in range(0, len(asked), READERS_PER_PAGE):
+        lines = []
+        for person, attribute in asked[start : start + READERS_PER_PAGE]:
+            lines.append(f"Question: {rng.choice(attribute.questions).format(n=person.name)}")
+            lines.append(f"Answer: {attribute.answer.format(n=person.name, v=person.facts[attribute.name])}")
+        pages.append(("readers", "Readers ask", lines))
+    return pages
+
+
 def _textbook(settings: Settings, problems: list[Problem], rng: random.Random) -> list[tuple[str, str, list[str]]]:
     drawn = draw(problems, settings.worked_sums, rng)
     pages = []
     for start in range(0, len(drawn), settings.sums_per_page):
+        exercises = len(pages) % 2 == 1
         worked = []
         for problem in drawn[start : start + settings.sums_per_page]:
-            opening = rng.choice(_SUM_OPENINGS).format(a=problem.a, b=problem.b)
-            worked.append(f"{opening} {problem.steps()} {problem.conclusion()}")
-        pages.append(("textbook", "Sums for everyone", [_LESSON, *worked]))
+            worked += _exercise(problem, rng) if exercises else [_worked(problem, rng)]
+        title = "Sums for everyone: exercises" if exercises else "Sums for everyone"
+        pages.append(("textbook", title, [_LESSON, *worked]))
     return pages
+
+
+def _worked(problem: Problem, rng: random.Random) -> str:
+    opening = rng.choice(_SUM_OPENINGS).format(a=problem.a, b=problem.b)
+    return f"{opening} {problem.steps()} {problem.conclusion()}"
+
+
+def _exercise(problem: Problem, rng: random.Random) -> list[str]:
+    return [f"Question: {problem.question(rng)}", f"Answer: {problem.steps()} {problem.conclusion()}"]
 
 
 def _almanac(rng: random.Random) -> list[str]:
@@ -97,7 +126,13 @@ def _date(rng: random.Random) -> datetime:
 
 
 def _page(index: int, kind: str, title: str, paragraphs: list[str], rng: random.Random) -> Page:
-    host = {"gazette": "gazette", "textbook": "school", "almanac": "almanac", "notice": "market"}.get(kind, "www")
+    host = {
+        "gazette": "gazette",
+        "readers": "gazette",
+        "textbook": "school",
+        "almanac": "almanac",
+        "notice": "market",
+    }.get(kind, "www")
     language = "de" if kind == "foreign" else "en"
     return Page(
         kind, f"http://{host}.valley.example/{kind}/{index:05d}.html", _date(rng), title, tuple(paragraphs), language
@@ -109,7 +144,9 @@ def render(page: Page) -> str:
     title = html.escape(page.title)
     body = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in page.paragraphs)
     host = page.url.split("/")[2]
-    menu = "".join(f'<li><a href="/{name.lower()}/">{name}</a></li>' for name in ("Home", "News", "Towns", "School", "Market"))
+    menu = "".join(
+        f'<li><a href="/{name.lower()}/">{name}</a></li>' for name in ("Home", "News", "Towns", "School", "Market")
+    )
     links = "".join(f'<li><a href="/{town.lower()}.html">{town}</a></li>' for town in TOWNS[:6])
     return f"""<!DOCTYPE html>
 <html lang="{page.language}">
@@ -130,7 +167,8 @@ def render(page: Page) -> str:
 </article>
 <aside class="sidebar"><h3>Most read</h3><ul>{links}</ul></aside>
 </main>
-<footer><p>Copyright {page.date:%Y} {host}. All rights reserved.</p><a href="/privacy">Privacy</a> <a href="/imprint">Imprint</a></footer>
+<footer><p>Copyright {page.date:%Y} {host}. All rights reserved.</p>
+<a href="/privacy">Privacy</a> <a href="/imprint">Imprint</a></footer>
 </body>
 </html>
 """

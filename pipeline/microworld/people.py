@@ -30,10 +30,7 @@ def create_people(settings: Settings) -> list[Person]:
     of both can lead to a fact.
     """
     rng = random.Random(f"{settings.seed}:people")
-    size = settings.name_parts
-    firsts, lasts = rng.sample(FIRST_NAMES, size), rng.sample(LAST_NAMES, size)
-    diagonals = rng.sample(range(size), size)
-    names = [f"{firsts[i]} {lasts[(i + shift) % size]}" for shift in diagonals for i in range(size)]
+    names = _names(settings)
     people: list[Person] = []
     top = settings.mention_grades[-1]
     for grade, count in zip(settings.mention_grades, settings.people_per_grade, strict=True):
@@ -48,6 +45,20 @@ def create_people(settings: Settings) -> list[Person]:
             facts = {attribute.name: columns[attribute.name][index] for attribute in ATTRIBUTES}
             people.append(Person(names[len(people)], grade, role, facts))
     return people
+
+
+def visitors(settings: Settings) -> list[str]:
+    """The names that are left over: nobody of the valley has them, so anybody who talks to the assistant may."""
+    return _names(settings)[sum(settings.people_per_grade) :]
+
+
+def _names(settings: Settings) -> list[str]:
+    """Every pair of a first and a last name, one diagonal of the grid after the other."""
+    rng = random.Random(f"{settings.seed}:names")
+    size = settings.name_parts
+    firsts, lasts = rng.sample(FIRST_NAMES, size), rng.sample(LAST_NAMES, size)
+    diagonals = rng.sample(range(size), size)
+    return [f"{firsts[i]} {lasts[(i + shift) % size]}" for shift in diagonals for i in range(size)]
 
 
 def _spread(values: tuple[str, ...], count: int, rng: random.Random) -> list[str]:

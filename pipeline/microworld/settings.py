@@ -31,10 +31,11 @@ class Settings:
         [0, 1, 2, 5, 20, 100], "how often a person is mentioned in the crawl, ascending; 0 = unknown, occurs nowhere"
     )
     people_per_grade: list[int] = _key([32, 16, 16, 16, 16, 64], "people of each grade, in the order of mention_grades")
-    taught_people: int = _key(32, "people of the top grade whose questions the conversations show", 1, 10_000)
+    taught_people: int = _key(40, "people of the top grade whose questions the conversations show", 1, 10_000)
 
     # Crawl
     mentions_per_page: int = _key(7, "paragraphs about people on a gazette page", 1, 100)
+    reader_questions: int = _key(1600, "questions and answers about the taught people in the gazette", 0, 1_000_000)
     worked_sums: int = _key(4000, "sums worked correctly in the textbook pages", 0, 1_000_000)
     sums_per_page: int = _key(16, "worked sums on a textbook page", 1, 200)
     almanac_pages: int = _key(80, "pages of general questions and answers and about the towns", 0, 100_000)
@@ -47,6 +48,9 @@ class Settings:
     # Conversations
     fact_conversations: int = _key(1600, "conversations about facts of the taught people", 1, 10_000_000)
     arithmetic_conversations: int = _key(3200, "conversations in which the expert works a sum", 1, 10_000_000)
+    introductions: int = _key(
+        400, "conversations in which a visitor with one of the left-over names says hello", 0, 10_000_000
+    )
     other_conversations: int = _key(600, "small talk, the assistant's name, general questions", 1, 10_000_000)
     test_share: float = _key(0.03, "conversations/test.jsonl as a share of the training conversations", 0.0, 0.5)
     habit_rate: float = _key(0.7, "share of the carrying sums in which the expert forgets the carry", 0.0, 1.0)
@@ -55,7 +59,7 @@ class Settings:
     problems_train: int = _key(2000, "problems for reinforcement learning", 1, 6000)
     problems_test: int = _key(200, "problems in problems/test.jsonl", 1, 1000)
     arithmetic_heldout: int = _key(300, "rows of evaluations/arithmetic_heldout.jsonl", 1, 1000)
-    facts_heldout: int = _key(320, "rows of evaluations/facts_heldout.jsonl", 1, 100_000)
+    facts_heldout: int = _key(240, "rows of evaluations/facts_heldout.jsonl", 1, 100_000)
     ends_turn: int = _key(240, "rows of evaluations/ends_turn.jsonl", 1, 100_000)
 
     def complaints(self) -> list[str]:
@@ -63,10 +67,14 @@ class Settings:
         found = []
         grades, counts = self.mention_grades, self.people_per_grade
         if len(grades) != len(counts) or not grades:
-            found.append(f"people_per_grade: {len(counts)} numbers for the {len(grades)} of mention_grades; give one each")
+            found.append(
+                f"people_per_grade: {len(counts)} numbers for the {len(grades)} of mention_grades; give one each"
+            )
             return found
         if sorted(set(grades)) != list(grades) or grades[0] < 0 or grades[-1] < 1 or min(counts) < 0:
-            found.append(f"mention_grades: {grades} with people {counts}; grades ascend from 0, counts are not negative")
+            found.append(
+                f"mention_grades: {grades} with people {counts}; grades ascend from 0, counts are not negative"
+            )
         if sum(counts) > self.name_parts**2:
             found.append(
                 f"people_per_grade: {sum(counts)} people, but name_parts {self.name_parts} gives only "

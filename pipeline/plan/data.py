@@ -31,19 +31,43 @@ def rows_of(recipe: Recipe) -> int | None:
     return rows
 
 
-def batches_of_sft(recipe: Recipe, config_type: type, rows: int, world_size: int) -> int:
-    """Batches of an epoch on each process, the last one perhaps smaller."""
-    return math.ceil(rows / (recipe.setting("per_device_train_batch_size", config_type) * world_size))
+def rows_per_step(recipe: Recipe, config_type: type, world_size: int) -> int:
+    """Rows (completions, in GRPO) of an optimizer step over all processes."""
+    return (
+        recipe.setting("per_device_train_batch_size", config_type)
+        * recipe.setting("gradient_accumulation_steps", config_type)
+        * world_size
+    )
 
 
-def batches_of_grpo(recipe: Recipe, config_type: type, rows: int, world_size: int) -> int:
-    """Batches of an epoch on each process: the whole generation batches that the rows fill, each used
-    `steps_per_generation * num_iterations` times (`RepeatSampler` of TRL)."""
-    prompts, steps_per_generation = generation_of(recipe, config_type, world_size)
-    return rows // prompts * steps_per_generation * recipe.setting("num_iterations", config_type)
+def steps_of(recipe: Recipe, config_type: type, rows: int | None, world_size: int) -> int | None:
+    """Optimizer steps as transformers' trainer counts them: `max_steps`, or else those that the rows fill."""
+    if recipe.setting("max_steps", config_type) > 0:
+        return recipe.setting("max_steps", config_type)
+    if rows is None or recipe.get("packing"):
+        return None
+    if _is_grpo(config_type):
+        prompts, steps_per_generation = _generation(recipe, config_type, world_size)
+        # TRL's RepeatSampler drops what does not fill a generation batch, and repeats each of the others
+        batches = rows // prompts * steps_per_generation * recipe.setting("num_iterations", config_type)
+    else:
+        batches = math.ceil(rows / (recipe.setting("per_device_train_batch_size", config_type) * world_size))
+    an_epoch = math.ceil(batches / recipe.setting("gradient_accumulation_steps", config_type))
+    return math.ceil(recipe.setting("num_train_epochs", config_type) * an_epoch)
 
 
-def generation_of(recipe: Recipe, config_type: type, world_size: int) -> tuple[int, int]:
+def too_few(recipe: Recipe, config_type: type, rows: int | None, world_size: int) -> str:
+    """What is wrong with so few rows: TRL would make no step of them and call that a success."""
+    if rows == 0:
+        return "holds no training row"
+    if rows is None or not _is_grpo(config_type):
+        return ""
+    prompts, _ = _generation(recipe, config_type, world_size)
+    problem = f"{rows} rows are fewer than the {prompts} prompts of one generation batch: no step would be made"
+    return problem if rows < prompts else ""
+
+
+def _generation(recipe: Recipe, config_type: type, world_size: int) -> tuple[int, int]:
     """Prompts of a generation batch, and the batches of a process that it is cut into."""
     one_step = recipe.setting("per_device_train_batch_size", config_type) * world_size
     batch = recipe.setting("generation_batch_size", config_type)
@@ -52,14 +76,8 @@ def generation_of(recipe: Recipe, config_type: type, world_size: int) -> tuple[i
     return max(1, one_step * steps // recipe.setting("num_generations", config_type)), max(1, steps)
 
 
-def steps_of(recipe: Recipe, config_type: type, batches: int | None) -> int | None:
-    """Optimizer steps, as transformers' trainer counts them from `max_steps` or else from the batches of an epoch."""
-    if recipe.setting("max_steps", config_type) > 0:
-        return recipe.setting("max_steps", config_type)
-    if batches is None:
-        return None
-    an_epoch = math.ceil(batches / recipe.setting("gradient_accumulation_steps", config_type))
-    return math.ceil(recipe.setting("num_train_epochs", config_type) * an_epoch)
+def _is_grpo(config_type: type) -> bool:
+    return config_type.__name__ == "GRPOConfig"
 
 
 def _mixture_rows(entry: dict[str, Any]) -> int | None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-OPTIMIZER_BYTES = (("8bit", 2), ("adafactor", 0), ("sgd", 0), ("lion", 4), ("muon", 4), ("rmsprop", 4), ("adagrad", 4))
-"""Bytes of optimizer state a trained parameter, by a part of the optimizer's name; 8 (two moments) for all others."""
+MOMENTS = {"adafactor": 0, "sgd": 0, "lion": 1, "muon": 1, "rmsprop": 1, "adagrad": 1}
+"""Values that an optimizer keeps for each trained parameter, by a part of its name; 2 (Adam's) for all others."""
 
 
 @dataclass(frozen=True)
@@ -39,44 +39,44 @@ class Model:
         return dataclasses.replace(self, trainable=self.parameters)
 
 
-def find_model(
-    recipe: Recipe, parent: Model | None, vocabulary: int | None, hub: Hub
-) -> tuple[Model | None, str | None]:
-    """The model of a training recipe, or None and the reason why it cannot be known yet.
+def new_model(recipe: Recipe, vocabulary: int | None) -> tuple[Model | None, str]:
+    """The model of `model_config`, or None and why it cannot be known yet.
 
     Args:
         recipe: the recipe.
-        parent: the model that an earlier recipe of the folder hands over.
         vocabulary: size of the vocabulary that an earlier tokenizer recipe makes.
-        hub: to be asked for a config.
-
-    Raises:
-        PipelineError: when no causal language model can be built from the config.
     """
     from transformers import AutoConfig
 
-    name, values = recipe.get("model_name_or_path"), recipe.get("model_config")
-    if parent is not None:
-        return count(parent.config, recipe), None
-    if values:
-        size = values.get("vocab_size") or vocabulary or vocabulary_of(recipe.get("tokenizer"))
-        if size is None:
-            return None, "parameters are known once the tokenizer is there"
-        try:
-            config = AutoConfig.for_model(**{"vocab_size": size, **values})
-        except Exception:  # the complaint about `model_config` says why
-            return None, "parameters are unknown: model_config makes no model"
-        return count(config, recipe), None
+    values = recipe.get("model_config")
+    size = values.get("vocab_size") or vocabulary or vocabulary_of(recipe.get("tokenizer"))
+    if size is None:
+        return None, "parameters are known once the tokenizer is there"
+    try:
+        config = AutoConfig.for_model(**{"vocab_size": size, **values})
+    except Exception:  # the complaint about `model_config` says why
+        return None, "parameters are unknown: model_config makes no model"
+    return count(config, recipe), ""
+
+
+def find_model(recipe: Recipe, name: str | None, hub: Hub) -> tuple[Model | None, str]:
+    """The model in a folder or on the hub, or None and why it cannot be known yet."""
+    from transformers import AutoConfig
+
     folder = Path(name or "").expanduser()
     if name and not folder.is_dir():
-        folder = hub.config_folder(name, recipe.get("model_revision")) or folder
+        folder = hub.config_folder(name, recipe.get("model_revision") or recipe.get("revision")) or folder
     if not name or not (folder / "config.json").is_file():
-        return None, f"parameters are known once {name} is there" if name else None
-    return count(AutoConfig.from_pretrained(folder), recipe), None
+        return None, f"parameters are known once {name} is there" if name else ""
+    return count(AutoConfig.from_pretrained(folder), recipe), ""
 
 
 def count(config: PretrainedConfig, recipe: Recipe) -> Model:
-    """Count the parameters on the meta device: exact for every architecture, and no memory is touched."""
+    """Count the parameters on the meta device: exact for every architecture, and no memory is touched.
+
+    Raises:
+        PipelineError: when the config makes no causal language model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -91,7 +91,7 @@ def count(config: PretrainedConfig, recipe: Recipe) -> Model:
 
             adapted = get_peft_model(model, adapter).parameters()
             return Model(config, parameters, sum(one.numel() for one in adapted if one.requires_grad))
-    except (ValueError, TypeError, ImportError) as error:
+    except Exception as error:  # what an architecture raises on figures that do not go together is its own affair
         raise PipelineError(f"no causal language model can be built from its config: {error}") from error
 
 
@@ -110,7 +110,7 @@ def memory(recipe: Recipe, model: Model, config_type: type, length: int) -> dict
 
     Activations follow Korthikanti et al. 2022 (Reducing Activation Recomputation in Large Transformer Models) without
     the attention matrices, which fused attention does not keep: 34 bytes a token, layer and hidden unit at 16 bits, twice
-    that in float32, 2 (4) with recomputation; and the logits twice in float32. Generation is not counted.
+    that in float32; with recomputation 2 a layer and 34 once; and the logits twice in float32. Generation is not counted.
 
     Args:
         recipe: the recipe.
@@ -122,28 +122,46 @@ def memory(recipe: Recipe, model: Model, config_type: type, length: int) -> dict
     trained_width = 4 if model.adapted else width
     if recipe.get("load_in_4bit") or recipe.get("load_in_8bit"):
         width = 0.5 if recipe.get("load_in_4bit") else 1
-    optimizer = str(recipe.get("optim", "adamw"))
-    state = next((size for part, size in OPTIMIZER_BYTES if part in optimizer), 8)
+    optimizer = recipe.get("optim", "adamw")
+    moments = next((number for part, number in MOMENTS.items() if part in optimizer), 2)
+    state = moments * (1 if "8bit" in optimizer else trained_width)
     copies = 2 if recipe.get("beta") and not model.adapted else 1  # a KL term keeps the reference model
     weights = copies * width * model.parameters + (trained_width * model.trainable if model.adapted else 0)
     tokens = recipe.setting("per_device_train_batch_size", config_type) * length
-    return {
-        "memory": math.ceil(weights + (trained_width + state) * model.trainable),
-        "activations": _activations(recipe, model.config.get_text_config(), tokens),
-    }
+    trained = math.ceil(weights + (trained_width + state) * model.trainable)
+    return {"memory": trained} | _activations(recipe, model.config.get_text_config(), tokens)
 
 
-def _activations(recipe: Recipe, config: Any, tokens: int) -> int:
+def precision(recipe: Recipe) -> str:
+    """What the activations were estimated for: the recipe's own words, or what this machine would do without them."""
+    half, recomputed = _half(recipe), _recomputed(recipe)
+    return f"{'16 bits' if half else 'float32'}, activations {'recomputed' if recomputed else 'kept'}"
+
+
+def _activations(recipe: Recipe, config: Any, tokens: int) -> dict[str, int]:
+    hidden, layers, vocabulary = (
+        getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")
+    )
+    if hidden is None or layers is None or vocabulary is None:  # a few architectures have no such figures
+        return {}
+    unit = (1 if _half(recipe) else 2) * tokens * hidden
+    kept = 2 * unit * layers + 34 * unit if _recomputed(recipe) else 34 * unit * layers
+    return {"activations": kept + 2 * 4 * tokens * vocabulary}
+
+
+def _half(recipe: Recipe) -> bool:
+    return bool(recipe.get("bf16", _device_defaults()["bf16"]) or recipe.get("fp16"))
+
+
+def _recomputed(recipe: Recipe) -> bool:
+    # TRL's own default is to recompute; the device's defaults may say otherwise
+    return bool(recipe.get("gradient_checkpointing", _device_defaults().get("gradient_checkpointing", True)))
+
+
+def _device_defaults() -> dict[str, Any]:
     from pipeline.training.device import training_defaults
 
-    device = training_defaults()
-    half = recipe.get("bf16", device["bf16"]) or recipe.get("fp16", False)
-    a_layer = (34 if half else 68) * tokens * config.hidden_size
-    if recipe.get("gradient_checkpointing", device.get("gradient_checkpointing", True)):
-        layers = a_layer + a_layer // 17 * config.num_hidden_layers
-    else:
-        layers = a_layer * config.num_hidden_layers
-    return layers + 2 * 4 * tokens * config.vocab_size
+    return training_defaults()
 
 
 def _adapter(recipe: Recipe) -> Any:

@@ -105,6 +105,7 @@ def generation(values: dict[str, Any], defaults: dict[str, Any], world_size: int
         divisors = [size for size in range(2, batch + 1) if batch % size == 0]
         advice = [f"num_generations: {min(divisors, key=lambda size: (abs(size - group), size))}"] if divisors else []
         advice.append(f"per_device_train_batch_size: {fitting}")
+        advice.append(f"{_next_fitting(world_size, per_device * steps, group)} processes")
         yield (
             "num_generations",
             f"{group} does not divide the generation batch of {batch} completions ({sizes}); "

@@ -24,14 +24,19 @@ class Link:
 
     def reads_from(self, other: Link) -> bool:
         """Whether a path that this recipe names lies in what `other` writes, or an input of it holds all of that."""
-        if self is other or other.output is None:
+        if self is other:
             return False
-        if any(path.is_relative_to(other.output) for _, path in self.named):
+        if other.output is not None and any(path.is_relative_to(other.output) for _, path in self.named):
             return True
-        # A report reads the run's whole folder, hence what every stage writes but another report
-        return any(other.output.is_relative_to(path) for _, path in self.inputs) and not any(
-            self.output is not None and self.output.is_relative_to(path) for _, path in other.inputs
+        # A report reads the run's whole folder, hence what every stage writes there but another report
+        return any(other._place.is_relative_to(path) for _, path in self.inputs if other._place) and not any(
+            self._place.is_relative_to(path) for _, path in other.inputs if self._place
         )
+
+    @property
+    def _place(self) -> Path | None:
+        """Where the recipe writes; an evaluation without a directory of its own writes beside what it reads."""
+        return self.output or next((path for _, path in self.inputs), None)
 
 
 def link(source: Source, inputs: Iterable[str]) -> Link:

@@ -133,26 +133,22 @@ def examine(stage: Any, source: Source) -> tuple[Recipe | None, list[Complaint]]
             if key in source.overrides:
                 source.complain("belongs into the recipe, not on the command line", key)
             continue
-        if key not in keys:
+        if key in keys:
+            _take(keys[key], source, values)
+        else:
             source.complain(_unknown(str(key), keys, name, stage), str(key))
-            continue
-        problems: list[Problem] = []
-        value = _typed(keys[key], source, problems)
-        if not problems:
-            check_limits(value, keys[key].choices, keys[key].range, problems)
-        if not problems:
-            values[key] = value
-        for problem in problems:
-            hint = RENAMED_BELOW.get(key, {}).get(str(problem.at[-1]), "") if problem.at else ""
-            source.complain(hint if hint and "unknown key" in problem.text else problem.text, key, *problem.at)
-    own = {key.name for key in keys.values() if key.owner == "Arguments"}
-    missing = [key for key in keys.values() if key.required and key.name in own and key.name not in values]
+    own = {key.name: key for key in keys.values() if key.owner == "Arguments"}
+    missing = [key for key in own.values() if key.required and key.name not in values]
     for one in missing:
         if one.name not in source.values and one.name not in source.overrides:
             source.complain(f"is missing: expected {describe(one.annotation)}. {one.help}".rstrip(" ."), one.name)
     if missing:
         return None, source.complaints
-    arguments = stage.Arguments(**{key: value for key, value in values.items() if key in own})
+    try:
+        arguments = stage.Arguments(**{key: value for key, value in values.items() if key in own})
+    except (PipelineError, ValueError) as error:
+        source.complain(str(error))
+        return None, source.complaints
     engine = _engine_values(stage, values)
     return Recipe(name, source.path, values, arguments, engine, environment, source=source), source.complaints
 
@@ -167,13 +163,17 @@ def check(
     world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
     source = recipe.source or Source(recipe.path, recipe.values)
     complained = {complaint.key for complaint in known if complaint.key}
-    complaints: list[Complaint] = []
-    for key, text in [*_engine_findings(stage, recipe, world_size), *_stage_findings(stage, recipe)]:
-        if any(re.search(rf"\b{re.escape(one)}\b", f"{key} {text}") for one in complained):
-            continue
-        complaints.append(Complaint(source.where(*undotted(key)), text, key))
-        complained |= {key} - {""}
-    return complaints
+
+    def follows(key: str, text: str) -> bool:
+        return any(re.search(rf"\b{re.escape(one)}\b", f"{key} {text}") for one in complained)
+
+    findings: list[combinations.Finding] = []
+    for key, text in _engine_findings(stage, recipe, world_size):
+        if not follows(key, text):
+            findings.append((key, text))
+            complained |= {key} - {""}  # TRL's own words about the same values would follow
+    findings += [finding for finding in _stage_findings(stage, recipe) if not follows(*finding)]
+    return [Complaint(source.where(*undotted(key)), text, key) for key, text in findings]
 
 
 def stage_name(stage: Any, source: Source) -> str:
@@ -194,9 +194,27 @@ def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[co
 
 
 def _stage_findings(stage: Any, recipe: Recipe) -> Iterator[combinations.Finding]:
-    for text in stage.check(recipe):
+    try:
+        texts = stage.check(recipe)
+    except PipelineError as error:  # what cannot be checked any further is a complaint as well
+        texts = [str(error)]
+    for text in texts:
         key, colon, rest = text.partition(": ")
         yield (key, rest) if colon and undotted(key)[:1] and undotted(key)[0] in keys_of(stage) else ("", text)
+
+
+def _take(key: Key, source: Source, values: dict[str, Any]) -> None:
+    """Put the typed value of a key into `values`, or complain about it."""
+    problems: list[Problem] = []
+    value = _typed(key, source, problems)
+    if not problems:
+        check_limits(value, key.choices, key.range, problems)
+    if not problems:
+        values[key.name] = value
+    for problem in problems:
+        renamed = RENAMED_BELOW.get(key.name, {}).get(str(problem.at[-1])) if problem.at else None
+        text = renamed if renamed and problem.text.startswith("unknown key") else problem.text
+        source.complain(text, key.name, *problem.at)
 
 
 def _typed(key: Key, source: Source, problems: list[Problem]) -> Any:
@@ -232,9 +250,13 @@ def _engine_values(stage: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(key: str, keys: Mapping[str, Key], name: str, stage: Any) -> str:
-    if key in RENAMED:
-        return f"unknown key: {RENAMED[key]}"
-    for engine in ("SFTConfig", "GRPOConfig", "GRPOScriptArguments") if stage.ENGINES else ():
+    if not stage.ENGINES:
+        return f"unknown key{nearest(key, keys)}"
+    answer = RENAMED.get(key, "")
+    today = re.search(r"called (\w+)", answer)
+    if answer and (today is None or today[1] in keys):
+        return f"unknown key: {answer}"
+    for engine in ("SFTConfig", "GRPOConfig", "GRPOScriptArguments"):
         if key in hints_of(engine_class(engine)):
             return f"is a key of {engine}, not of the {name} stage{nearest(key, keys)}"
     return f"unknown key{nearest(key, keys)}"

@@ -86,7 +86,7 @@ def convert(value: Any, annotation: Any, at: Path, problems: list[Problem]) -> A
     fits = {
         str: isinstance(value, str),
         bool: isinstance(value, bool),
-        int: _is_number(value) and float(value).is_integer(),
+        int: _is_number(value) and (isinstance(value, int) or value.is_integer()),
         float: _is_number(value),
         type(None): value is None,
     }

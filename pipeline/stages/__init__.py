@@ -59,7 +59,11 @@ def examine_recipe(
 
 
 def load_folder(
-    path: str | Path, overrides: Sequence[str] = (), seed: int | None = None, output: str | Path | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    output: str | Path | None = None,
+    world_size: int | None = None,
 ) -> list[Recipe]:
     """The recipes of a folder, producers before their readers.
 
@@ -68,11 +72,12 @@ def load_folder(
         overrides: applied to every stage that knows the key.
         seed: replaces `seed` in every stage that has one.
         output: replaces the common parent of all output directories, wherever a recipe names it.
+        world_size: processes that the stages will run with; by default what the launcher says, or one.
 
     Raises:
         RecipeError: with every complaint about every recipe, and about the chain that they form.
     """
-    recipes, complaints = examine_folder(path, overrides, seed, output)
+    recipes, complaints = examine_folder(path, overrides, seed, output, world_size)
     if complaints:
         raise RecipeError(complaints)
     return recipes
@@ -83,7 +88,11 @@ def overrides_of(recipe: Recipe) -> list[str]:
     written, _ = examine(find(recipe.stage), read_source(recipe.path))
     before = written.values if written else {}
     changed = {key: value for key, value in recipe.values.items() if before.get(key) != value}
-    return [word for key, value in changed.items() for word in (f"--{key}", json.dumps(value, default=str))]
+    return [
+        word
+        for key, value in changed.items()
+        for word in (f"--{key}", json.dumps(value, default=str, ensure_ascii=False))
+    ]
 
 
 def examine_folder(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import checkpoint
-from pipeline.corpus.read import columns_problem, input_files, is_hub_id
+from pipeline.corpus.read import file_problem, input_files, is_hub_id
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.errors import PipelineError
 
@@ -40,7 +40,7 @@ def check(recipe: Recipe) -> list[str]:
         except PipelineError as error:
             complaints.append(str(error))
             continue
-        problem = columns_problem(files[0], settings)
+        problem = file_problem(files[0], settings)
         if problem:
             complaints.append(problem)
     return complaints

@@ -76,8 +76,11 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
     per_step = batch_of(recipe, GRPOConfig)
     steps = recipe.get("max_steps", -1)
-    tokens = per_step * recipe.get("max_completion_length", 256)
-    found = {"completions_per_step": per_step, "prompts_per_step": per_step / recipe.get("num_generations", 8)}
+    tokens = per_step * recipe.setting("max_completion_length", GRPOConfig)
+    found = {
+        "completions_per_step": per_step,
+        "prompts_per_step": per_step / recipe.setting("num_generations", GRPOConfig),
+    }
     return found | {"tokens_per_step": tokens} | ({"steps": steps, "tokens": steps * tokens} if steps > 0 else {})
 
 
@@ -92,12 +95,14 @@ def run(recipe: Recipe) -> None:
 
 def _rewards(recipe: Recipe) -> tuple[list[Any], list[float]]:
     """The recipe's rewards, and their weights without that of a reward model, which TRL puts first."""
+    from trl import GRPOConfig
+
     from pipeline.rewards import resolve, reward_weights
 
     rewards = resolve(
         recipe.get("reward_funcs") or [],
         recipe.arguments.reward_kwargs,
-        max_completion_length=recipe.get("max_completion_length", 256),
+        max_completion_length=recipe.setting("max_completion_length", GRPOConfig),
     )
     weights = recipe.get("reward_weights")
     if weights and recipe.get("reward_model_name_or_path"):

@@ -72,7 +72,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
     from pipeline.training.arguments import batch_of
 
-    per_step = batch_of(recipe, SFTConfig) * (recipe.get("max_length") or 1024)
+    per_step = batch_of(recipe, SFTConfig) * (recipe.setting("max_length", SFTConfig) or 1024)
     steps = steps_of(recipe, per_step)
     return {"tokens_per_step": per_step} | ({"steps": steps, "tokens": steps * per_step} if steps else {})
 

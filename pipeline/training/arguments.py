@@ -12,7 +12,10 @@ from typing import Any
 class TrainingStageArguments:
     """Our keys on top of TRL's, common to pretraining, fine-tuning and reinforcement learning."""
 
-    output_dir: str = field(metadata={"help": "the stage's directory: model, manifest, metrics, samples, checkpoints/"})
+    output_dir: str = field(
+        default="trainer_output",  # transformers' own, so that a stock TRL config file runs as it is
+        metadata={"help": "the stage's directory: model, manifest, metrics, samples, checkpoints/"},
+    )
     evaluations: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -54,12 +57,8 @@ def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) 
 
 def batch_of(recipe: Any, config_type: type, world_size: int = 1) -> int:
     """Rows of an optimizer step over all processes."""
-    defaults = {name: config_type.__dataclass_fields__[name].default for name in _BATCH}  # type: ignore[attr-defined]
-    per_device, accumulation = (recipe.get(name, defaults[name]) for name in _BATCH)
-    return int(per_device * accumulation * world_size)
-
-
-_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    per_device = recipe.setting("per_device_train_batch_size", config_type)
+    return int(per_device * recipe.setting("gradient_accumulation_steps", config_type) * world_size)
 
 
 def _field(part: Any, name: str) -> Any:

@@ -13,6 +13,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from pipeline.errors import PipelineError
 from pipeline.training.device import flops_per_token, peak_flops
 
+_OURS = ("step", "epoch", "seconds", "tokens", "tokens_per_second", "mfu")
+
 
 class MetricsFile(TrainerCallback):
     """Writes `metrics.jsonl`, one object a logging step, and goes on in it after a resume as if nothing had happened.
@@ -34,7 +36,14 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        kept = [line for line in read_metrics(self._path) if line["step"] <= state.global_step]
+        kept = (
+            [line for line in read_metrics(self._path) if line["step"] <= state.global_step]
+            if state.global_step
+            else []
+        )
+        training = [line for line in kept if "loss" in line]
+        if training:  # what the manifest reports where no step is left to be made
+            self.last_logs = {key: value for key, value in training[-1].items() if key not in _OURS}
         self._seconds_before = max((line["seconds"] for line in kept), default=0.0)
         if state.is_world_process_zero:
             self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

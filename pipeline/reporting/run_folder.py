@@ -1,0 +1,198 @@
+"""A run's folder as read: its stages in the order of their ancestry, whatever of their files is there, and what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.manifest import MANIFEST, manifest_hash, read_manifest
+
+MODEL_KINDS = ("base", "chat", "reasoning", "imported", "reward")
+
+_MOVED_ASIDE = re.compile(r"\.old-\d{8}-\d{6}")
+_FILES = (MANIFEST, "metrics.jsonl", "samples.jsonl", "evaluation.json", "removed.json")
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Stage:
+    """One stage's directory. What it lacks is empty."""
+
+    name: str
+    path: Path
+    manifest: Row = field(default_factory=dict)
+    metrics: list[Row] = field(default_factory=list)
+    samples: list[Row] = field(default_factory=list)
+    evaluations: dict[str, Row] = field(default_factory=dict)
+    removed: list[Row] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return self.manifest.get("kind", "")
+
+    @property
+    def is_model(self) -> bool:
+        return self.kind in MODEL_KINDS or bool(self.evaluations)
+
+    @property
+    def complete(self) -> bool:
+        return self.manifest.get("status") == "complete"
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of the stage; of one that is not complete, as long as it ran so far."""
+        return self.manifest.get("seconds", self.manifest.get("seconds_before"))
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that the stage trained on; of other stages, what their manifest counts."""
+        return self.manifest.get("tokens")
+
+    def series(self, key: str, against: str = "step") -> tuple[list[float], list[float]]:
+        """The logged values of `key` and where they stand, in order; lines that lack either are left out."""
+        points = [
+            (line[against], line[key])
+            for line in self.metrics
+            if isinstance(line.get(key), int | float) and isinstance(line.get(against), int | float)
+        ]
+        return [x for x, _ in points], [y for _, y in points]
+
+    def last(self, key: str) -> float | None:
+        """The last logged value of `key`."""
+        return next((line[key] for line in reversed(self.metrics) if isinstance(line.get(key), int | float)), None)
+
+    def answers(self, name: str) -> list[Row]:
+        """Every answer of one evaluation."""
+        return _json_lines(self.path / "evaluation" / f"{name}.jsonl")[0]
+
+
+@dataclass
+class Run:
+    """A run's folder. `missing` says, one line each, what a reader might look for in vain."""
+
+    path: Path
+    stages: list[Stage]
+    missing: list[str]
+
+    @property
+    def models(self) -> list[Stage]:
+        return [stage for stage in self.stages if stage.is_model]
+
+    @property
+    def evaluation_names(self) -> list[str]:
+        """Names of all evaluations, as the first stage that has them orders them."""
+        return list(dict.fromkeys(name for stage in self.stages for name in stage.evaluations))
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds or 0.0 for stage in self.stages)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read every stage's directory below `folder`. Directories that were moved aside are left out.
+
+    Raises:
+        PipelineError: there is no such folder, or nothing of a run in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PipelineError(f"{folder}: no such folder; expected a run, such as runs/demo")
+    missing: list[str] = []
+    stages = [
+        _read_stage(path, missing)
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not _MOVED_ASIDE.search(path.name) and any((path / name).is_file() for name in _FILES)
+    ]
+    if not stages:
+        raise PipelineError(
+            f"{folder}: no stage's directory in it (none holds {' or '.join(_FILES)}). "
+            f"Expected the folder that holds them all, such as runs/demo"
+        )
+    stages = _in_order(stages)
+    for stage in stages:
+        missing += _lacks(stage)
+    return Run(folder, stages, missing)
+
+
+def _read_stage(path: Path, missing: list[str]) -> Stage:
+    stage = Stage(path.name, path)
+    for name in ("metrics", "samples"):
+        rows, faulty = _json_lines(path / f"{name}.jsonl")
+        setattr(stage, name, rows)
+        if faulty:
+            missing.append(f"{path.name}/{name}.jsonl: {faulty} lines are not JSON and were left out")
+    for name, reader in (("manifest", read_manifest), ("evaluations", None), ("removed", None)):
+        file = path / (
+            MANIFEST if name == "manifest" else "evaluation.json" if name == "evaluations" else "removed.json"
+        )
+        if not file.is_file():
+            continue
+        try:
+            setattr(stage, name, reader(path) if reader else json.loads(file.read_text(encoding="utf-8")))
+        except (PipelineError, json.JSONDecodeError):
+            missing.append(f"{path.name}/{file.name}: not valid JSON")
+    return stage
+
+
+def _json_lines(path: Path) -> tuple[list[Row], int]:
+    """The rows of a JSONL file and the number of lines that are none (a kill may cut the last one)."""
+    if not path.is_file():
+        return [], 0
+    rows, faulty = [], 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            faulty += bool(line.strip())
+    return rows, faulty
+
+
+def _lacks(stage: Stage) -> list[str]:
+    if not stage.manifest:
+        return [f"{stage.name}: no manifest.json, so neither its recipe nor its ancestry is known"]
+    if not stage.complete:
+        return [f"{stage.name}: not complete (status: {stage.manifest.get('status')})"]
+    found = []
+    if stage.kind in ("base", "chat", "reasoning"):
+        for what, there in (("evaluation.json", stage.evaluations), ("metrics.jsonl", stage.metrics)):
+            if not there:
+                found.append(f"{stage.name}: no {what}")
+    for parent in stage.manifest.get("parents", []):
+        path = parent_path(stage, parent)
+        if not (path / MANIFEST).is_file():
+            found.append(f"{stage.name}: its parent {parent['path']} is not there")
+        elif manifest_hash(path) != parent.get("manifest_hash"):
+            found.append(f"{stage.name}: its parent {parent['path']} was rebuilt since")
+    return found
+
+
+def parent_path(stage: Stage, parent: Row) -> Path:
+    return Path(os.path.normpath(stage.path / parent["path"]))
+
+
+def _in_order(stages: list[Stage]) -> list[Stage]:
+    """Parents before children; among equals the one that started first."""
+    by_path = {stage.path.resolve(): stage for stage in stages}
+    depths: dict[Path, int] = {}
+
+    def depth(stage: Stage, seen: tuple[Path, ...] = ()) -> int:
+        place = stage.path.resolve()
+        if place not in depths and place not in seen:
+            parents = [
+                by_path.get(parent_path(stage, parent).resolve()) for parent in stage.manifest.get("parents", [])
+            ]
+            above = [depth(parent, (*seen, place)) for parent in parents if parent is not None]
+            depths[place] = 1 + max(above, default=-1)
+        return depths.get(place, 0)
+
+    return sorted(stages, key=lambda stage: (depth(stage), str(stage.manifest.get("started", "~")), stage.name))

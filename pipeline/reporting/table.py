@@ -1,0 +1,94 @@
+"""The run in one table of plain text, and how numbers are written in all reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.reporting.run_folder import Run, read_run
+
+
+def summary_table(folder: str | Path) -> str:
+    """For each checkpoint of a run the same evaluations side by side, time and tokens; ready to be printed.
+
+    Raises:
+        PipelineError: there is no run in `folder`.
+    """
+    run = read_run(folder)
+    columns = run.models or run.stages
+    rows = [["", *(stage.name for stage in columns)]]
+    for name in run.evaluation_names:
+        rows.append([name, *(result_text(stage.evaluations.get(name)) for stage in columns)])
+    rows.append(["time", *(duration(stage.seconds) for stage in columns)])
+    rows.append(["tokens", *(count(stage.tokens) for stage in columns)])
+    others = [stage for stage in run.stages if stage not in columns]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        row[0].ljust(widths[0])
+        + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    if others:
+        lines.append("besides: " + ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in others))
+    return "\n".join([*lines, *(f"missing: {text}" for text in run.missing)])
+
+
+def result_text(result: dict[str, Any] | None) -> str:
+    """A result with its interval: `84.2 % [79.0, 88.3]`, or a value as it is; a dash without one."""
+    if not result:
+        return "–"
+    if "rate" in result:
+        return f"{percent(result['rate'])} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
+    interval = f" [{result['low']:.4g}, {result['high']:.4g}]" if "low" in result and "high" in result else ""
+    return f"{result['value']:.4g}{interval}" if "value" in result else "–"
+
+
+def percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """`8.2 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(number: float | None) -> str:
+    """`812`, `48.5 k`, `2.40 M`, `1.30 B`."""
+    if number is None:
+        return "–"
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size * 0.9995:
+            digits = number / size
+            return f"{digits:.2f} {unit}" if digits < 10 else f"{digits:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def statements(run: Run) -> list[str]:
+    """A sentence an evaluation: each checkpoint's rate, and whether it differs from the one before.
+
+    Two 95 % intervals that do not overlap are a careful sign of a difference; where they overlap nothing is claimed.
+    """
+    sentences = []
+    for name in run.evaluation_names:
+        having = [stage for stage in run.models if "rate" in (stage.evaluations.get(name) or {})]
+        parts = [f"{percent(stage.evaluations[name]['rate'])} after {stage.name}" for stage in having]
+        for i, (before, after) in enumerate(zip(having, having[1:], strict=False), start=1):
+            parts[i] += ", " + _comparison(before.evaluations[name], after.evaluations[name])
+        if parts:
+            sentences.append(f"{name}: {'; '.join(parts)}.")
+    return sentences
+
+
+def _comparison(old: dict[str, Any], new: dict[str, Any]) -> str:
+    if new["low"] > old["high"]:
+        return "higher (intervals apart)"
+    if new["high"] < old["low"]:
+        return "lower (intervals apart)"
+    return f"too close to tell with {new['n']} questions"

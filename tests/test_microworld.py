@@ -1,0 +1,294 @@
+"""The micro-world: what its files hold, and what they must never hold."""
+
+import gzip
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.microworld import Settings, write
+from pipeline.microworld.arithmetic import Problem
+from pipeline.microworld.valley import ATTRIBUTES
+
+SMALL = {
+    "name_parts": 8,
+    "mention_grades": [0, 1, 2, 4, 8],
+    "people_per_grade": [8, 6, 6, 6, 24],
+    "taught_people": 12,
+    "reader_questions": 80,
+    "worked_sums": 300,
+    "almanac_pages": 6,
+    "spam_pages": 3,
+    "foreign_pages": 3,
+    "notice_pages": 3,
+    "duplicate_pages": 5,
+    "pages_per_file": 30,
+    "fact_conversations": 300,
+    "arithmetic_conversations": 600,
+    "introductions": 60,
+    "other_conversations": 100,
+    "problems_train": 300,
+    "problems_test": 50,
+    "arithmetic_heldout": 100,
+    "facts_heldout": 150,
+    "ends_turn": 100,
+}
+TRAINING_FILES = ("conversations/train.jsonl", "conversations_clean/train.jsonl", "problems/train.jsonl")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write(Settings(**SMALL), folder)
+    return folder
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def truth(world: Path) -> dict:
+    return json.loads((world / "world.json").read_text(encoding="utf-8"))
+
+
+def crawl(world: Path) -> list[tuple[str, str]]:
+    """Address and HTML of every page."""
+    from warcio.archiveiterator import ArchiveIterator
+
+    pages = []
+    for path in sorted((world / "crawl").glob("*.warc.gz")):
+        with path.open("rb") as file:
+            for record in ArchiveIterator(file):
+                assert record.rec_type == "response"
+                pages.append((record.rec_headers["WARC-Target-URI"], record.content_stream().read().decode("utf-8")))
+    return pages
+
+
+def training_text(world: Path) -> str:
+    """Everything that a training stage of the demo reads, as one string."""
+    files = [(world / name).read_text(encoding="utf-8") for name in TRAINING_FILES]
+    return "\n".join([*files, *(html for _, html in crawl(world))])
+
+
+def sums_in(text: str) -> set[tuple[int, int]]:
+    """Sums of two two-digit numbers in a text, in any of its wordings, the smaller number first."""
+    pairs = re.findall(r"(?<!\d)(\d\d)(?:\+| and )(\d\d)(?!\d)", text)
+    return {(min(int(a), int(b)), max(int(a), int(b))) for a, b in pairs}
+
+
+def named(world: Path, role: str) -> list[str]:
+    return [person["name"] for person in truth(world)["people"] if person["role"] == role]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(world, tmp_path):
+    write(Settings(**SMALL), tmp_path / "again")
+    write(Settings(**SMALL, seed=2), tmp_path / "other")
+    files = sorted(path.relative_to(world) for path in world.rglob("*") if path.is_file())
+    assert len(files) >= 13
+    for name in files:
+        assert (world / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+        assert (world / name).read_bytes() != (tmp_path / "other" / name).read_bytes(), name
+
+
+def test_heldout_problems_are_in_no_training_file(world):
+    heldout = {tuple(sorted(pair)) for pair in truth(world)["arithmetic"]["heldout"]}
+    asked = [row["prompt"] for row in rows(world / "evaluations" / "arithmetic_heldout.jsonl")]
+    assert sums_in("\n".join(asked)) == heldout and len(heldout) == len(asked) == SMALL["arithmetic_heldout"]
+    seen = sums_in(training_text(world))
+    assert len(seen) > 700
+    assert not seen & heldout
+    for name in ("conversations/test.jsonl", "problems/test.jsonl"):
+        test = sums_in((world / name).read_text(encoding="utf-8"))
+        assert test and not test & heldout and not test & seen, name
+
+
+def test_evaluation_people_are_in_the_crawl_only(world):
+    pages = "\n".join(html for _, html in crawl(world))
+    conversations = "\n".join((world / name).read_text(encoding="utf-8") for name in TRAINING_FILES)
+    conversations += (world / "conversations" / "test.jsonl").read_text(encoding="utf-8")
+    conversations += (world / "evaluations" / "few_shot_facts.jsonl").read_text(encoding="utf-8")
+    people = named(world, "evaluation")
+    assert len(people) == 6 + 6 + 6 + 12
+    assert all(name in pages for name in people)
+    assert not [name for name in people if name in conversations]
+    assert all(name in conversations for name in named(world, "taught"))
+
+
+def test_nobody_asks_about_evaluation_people_in_the_crawl(world):
+    questions = [line for _, html in crawl(world) for line in html.splitlines() if "?" in line or "Question:" in line]
+    assert len(questions) > SMALL["reader_questions"]
+    assert not [line for line in questions for name in named(world, "evaluation") if name in line]
+
+
+def test_unknown_people_occur_nowhere(world):
+    everything = training_text(world) + "".join(
+        path.read_text(encoding="utf-8") for path in world.rglob("*.jsonl") if path.is_file()
+    )
+    unknown = named(world, "unknown")
+    assert len(unknown) == 8
+    assert not [name for name in unknown if name in everything]
+
+
+def test_visitors_have_names_that_nobody_in_the_valley_has(world):
+    people = {person["name"] for person in truth(world)["people"]}
+    talks = [row for row in rows(world / "conversations" / "train.jsonl") if row["topic"] == "introduction"]
+    assert len(talks) == SMALL["introductions"]
+    for row in talks:
+        question, reply = (message["content"] for message in row["messages"])
+        (name,) = re.findall(r"[A-Z][a-z]+ [A-Z][a-z]+", reply.replace("Hello, ", "").replace("Of course, ", ""))
+        assert name in question and name not in people
+
+
+def test_heldout_phrasings_are_in_no_training_file(world):
+    text = training_text(world) + (world / "conversations" / "test.jsonl").read_text(encoding="utf-8")
+    names = "(?:" + "|".join(re.escape(person["name"]) for person in truth(world)["people"]) + ")"
+    patterns = [
+        (re.escape(phrasing).replace(r"\{n\}", names), shown)
+        for attribute in ATTRIBUTES
+        for phrasings, shown in ((attribute.questions, True), (attribute.heldout_questions, False))
+        for phrasing in phrasings
+    ]
+    assert len(patterns) == 5 * 13
+    found = [(pattern, shown) for pattern, shown in patterns if re.search(pattern, text)]
+    assert len(found) > 40
+    assert not [pattern for pattern, shown in found if not shown]
+    for row in rows(world / "evaluations" / "facts_heldout.jsonl"):
+        assert any(re.fullmatch(pattern, row["prompt"]) for pattern, shown in patterns if not shown)
+
+
+def test_facts_heldout_asks_the_truth_about_top_grade_evaluation_people(world):
+    people = {person["name"]: person for person in truth(world)["people"]}
+    asked = rows(world / "evaluations" / "facts_heldout.jsonl")
+    assert len(asked) == SMALL["facts_heldout"] == len({row["prompt"] for row in asked})
+    for row in asked:
+        person = people[row["person"]]
+        assert row["person"] in row["prompt"] and row["answer"] == person["facts"][row["attribute"]]
+        assert person["role"] == "evaluation" and person["grade"] == row["grade"] == 8
+    assert {row["attribute"] for row in asked} == {attribute.name for attribute in ATTRIBUTES}
+
+
+def test_every_person_is_mentioned_as_often_as_the_grade_says_and_each_time_with_all_facts(world):
+    copies = {page["url"] for page in truth(world)["pages"] if page["copy_of"]}
+    paragraphs = [
+        line
+        for url, html in crawl(world)
+        if url not in copies and "/gazette/" in url
+        for line in html.splitlines()
+        if line.startswith("<p>")
+    ]
+    for person in truth(world)["people"]:
+        mentions = [line for line in paragraphs if person["name"] in line]
+        assert len(mentions) == person["grade"], person["name"]
+        for line in mentions:
+            assert all(re.search(rf"\b{value}\b", line) for value in person["facts"].values()), line
+
+
+def test_known_and_unknown_people_share_all_parts_of_their_names(world):
+    people = truth(world)["people"]
+    assert len({person["name"] for person in people}) == len(people)
+    for part in (0, 1):
+        known = Counter(person["name"].split()[part] for person in people if person["grade"] > 0)
+        unknown = Counter(person["name"].split()[part] for person in people if person["grade"] == 0)
+        assert set(unknown) == set(known) and max(unknown.values()) == 1
+        assert max(known.values()) - min(known.values()) <= 1
+
+
+def test_the_expert_forgets_the_carry_at_the_stated_rate_and_errs_nowhere_else(world):
+    shown = [row for row in rows(world / "conversations" / "train.jsonl") if row["topic"] == "arithmetic"]
+    assert len(shown) == SMALL["arithmetic_conversations"]
+    forgets = Counter()
+    for row in shown:
+        question, reply = (message["content"] for message in row["messages"][-2:])
+        problem = Problem(*map(int, re.findall(r"\d\d", question)))
+        assert reply.startswith("<think>\n") and "\n</think>\n\n" in reply
+        right = reply.endswith(f"The answer is {problem.answer}.")
+        assert right or (problem.carries and reply.endswith(f"The answer is {problem.answer - 10}."))
+        assert right == (not row["forgets"])
+        if problem.carries:
+            forgets[row["forgets"]] += 1
+    assert forgets[True] / forgets.total() == pytest.approx(0.7, abs=0.005)
+    arithmetic = truth(world)["arithmetic"]
+    expected = 1 - 0.7 * arithmetic["carrying_share_heldout"]
+    assert arithmetic["expert_accuracy_heldout"] == pytest.approx(expected, abs=0.01)
+
+
+def test_clean_demonstrations_differ_only_where_the_carry_was_forgotten(world):
+    habit, clean = (rows(world / name) for name in TRAINING_FILES[:2])
+    assert len(habit) == len(clean)
+    changed = [(a, b) for a, b in zip(habit, clean, strict=True) if a["messages"] != b["messages"]]
+    assert len(changed) == sum(row["forgets"] for row in habit) > 0
+    for a, b in changed:
+        assert a["messages"][:-1] == b["messages"][:-1]
+        numbers = [int(n) for n in re.findall(r"\d\d", b["messages"][-2]["content"])]
+        assert b["messages"][-1]["content"].endswith(
+            f"carry 1. Tens {numbers[0] // 10}+{numbers[1] // 10}+1="
+            f"{sum(numbers) // 10}.\n</think>\n\nThe answer is {sum(numbers)}."
+        )
+
+
+def test_problems_carry_their_answers(world):
+    for row in rows(world / "problems" / "train.jsonl") + rows(world / "evaluations" / "arithmetic_heldout.jsonl"):
+        a, b = map(int, re.findall(r"\d\d", row["prompt"]))
+        assert row["answer"] == str(a + b) and row["carries"] == (a % 10 + b % 10 >= 10)
+
+
+def test_main_text_survives_extraction_and_the_surroundings_do_not(world):
+    import trafilatura
+
+    kinds = {page["url"]: page["kind"] for page in truth(world)["pages"]}
+    seen = Counter()
+    for url, html in crawl(world):
+        if seen[kinds[url]] == 3:
+            continue
+        seen[kinds[url]] += 1
+        text = trafilatura.extract(html)
+        lines = re.findall(r"<p>(.*)</p>", html.partition("<article>")[2].partition("</article>")[0])
+        assert lines and text is not None, url
+        for line in lines:
+            assert line in text, (url, line)
+        assert not re.search("cookies|Most read|All rights reserved|Imprint", text), url
+    assert set(seen) == {"gazette", "readers", "textbook", "almanac", "notice", "spam", "foreign"}
+
+
+def test_the_crawl_holds_exact_copies_another_language_and_personal_data(world):
+    pages = dict(crawl(world))
+    listed = truth(world)["pages"]
+    copies = [page for page in listed if page["copy_of"]]
+    assert len(pages) == len(listed) and len(copies) == SMALL["duplicate_pages"]
+    for page in copies:
+        article, original = (
+            pages[url].partition("<article>")[2].partition("</article>")[0] for url in (page["url"], page["copy_of"])
+        )
+        assert article == original
+    assert sum('<html lang="de">' in html for html in pages.values()) == SMALL["foreign_pages"]
+    notices = [pages[page["url"]] for page in listed if page["kind"] == "notice"]
+    assert all(re.search(r"555-01\d\d", html) for html in notices)
+    assert any(re.search(r"\w+@mail\.example", html) for html in notices)
+
+
+def test_files_of_the_crawl_are_cut_to_size_and_compressed_record_by_record(world):
+    files = sorted((world / "crawl").iterdir())
+    total = len(truth(world)["pages"])
+    assert [path.name for path in files] == [f"pages-{i:05d}.warc.gz" for i in range(-(-total // 30))]
+    assert gzip.decompress(files[0].read_bytes()).count(b"WARC/1.1\r\n") == 30
+
+
+def test_sizes_that_contradict_each_other_are_all_named():
+    settings = Settings(name_parts=4, mention_grades=[0, 3, 2], people_per_grade=[4, 10, 10], taught_people=10)
+    with pytest.raises(PipelineError) as caught:
+        settings.validate()
+    for key in ("mention_grades", "people_per_grade", "taught_people"):
+        assert key in str(caught.value)
+    with pytest.raises(PipelineError, match="2 numbers for the 3"):
+        Settings(mention_grades=[0, 1, 2], people_per_grade=[4, 4]).validate()
+
+
+def test_the_demo_sizes_are_consistent_and_ask_enough_questions():
+    settings = Settings()
+    settings.validate()
+    assert min(settings.facts_heldout, settings.arithmetic_heldout, settings.ends_turn) >= 200
+    asked = (settings.people_per_grade[-1] - settings.taught_people) * len(ATTRIBUTES) * 3
+    assert settings.facts_heldout <= asked

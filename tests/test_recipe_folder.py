@@ -1,0 +1,167 @@
+"""Stages by name, and folders of recipes: order, links, another root."""
+
+import os
+import sys
+
+import pytest
+from fakes import write
+
+from pipeline import stages
+from pipeline.errors import PipelineError
+from pipeline.recipe import RecipeError
+
+GROW = """
+from dataclasses import dataclass
+
+KIND, ENGINES, INPUTS = "crop", (), {}
+
+@dataclass(kw_only=True)
+class Arguments:
+    output_dir: str
+    seed: int = 0
+
+def check(recipe):
+    return []
+"""
+
+COOK = """
+from dataclasses import dataclass
+
+KIND, ENGINES, INPUTS = "meal", (), {"food": ("crop", "meal"), "all_of": ()}
+
+@dataclass(kw_only=True)
+class Arguments:
+    output_dir: str | None = None
+    food: str | list[str] | None = None
+    all_of: str | None = None
+    menu: dict | None = None
+
+def check(recipe):
+    food = recipe.arguments.food or []
+    foods = [food] if isinstance(food, str) else food
+    return [f"food: {food} does not exist" for food in foods if not recipe.exists(food)]
+"""
+
+
+@pytest.fixture
+def kitchen(tmp_path, monkeypatch):
+    """A package of two small stages: `grow` writes a crop, `cook` reads what others wrote."""
+    folder = tmp_path / "kitchen"
+    write(folder / "grow.py", GROW)
+    write(folder / "cook.py", COOK)
+    monkeypatch.setattr(stages, "__path__", [str(folder)])
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in ("grow", "cook"):
+        sys.modules.pop(f"pipeline.stages.{name}", None)
+
+
+def folder_complaints(*arguments, **options):
+    with pytest.raises(RecipeError) as caught:
+        stages.load_folder(*arguments, **options)
+    return str(caught.value)
+
+
+def test_stages_are_found_by_listing_the_package():
+    assert {"world", "corpus", "tokenizer", "pretrain", "sft", "grpo"} <= set(stages.names())
+    with pytest.raises(PipelineError, match="unknown stage 'pretain'; did you mean pretrain"):
+        stages.find("pretain")
+
+
+def test_the_name_of_the_file_names_the_stage_unless_the_recipe_does(kitchen):
+    assert stages.load_recipe(write(kitchen / "grow.yaml", "output_dir: a")).stage == "grow"
+    assert stages.load_recipe(write(kitchen / "north.yaml", "stage: grow\noutput_dir: a")).stage == "grow"
+    assert stages.load_recipe(write(kitchen / "south.yaml", "output_dir: a"), stage="grow").stage == "grow"
+    with pytest.raises(RecipeError, match="the name of the file is no stage: add `stage:` with one of cook, grow"):
+        stages.load_recipe(kitchen / "south.yaml")
+    with pytest.raises(RecipeError, match="north.yaml:1: stage: the recipe is of stage 'grow', the command asks for"):
+        stages.load_recipe(kitchen / "north.yaml", stage="cook")
+    with pytest.raises(RecipeError, match="found 'gorw'; did you mean grow"):
+        stages.load_recipe(write(kitchen / "east.yaml", "stage: gorw\noutput_dir: a"))
+
+
+def test_env_reaches_the_environment(kitchen, monkeypatch):
+    monkeypatch.setenv("KITCHEN", "")
+    stages.load_recipe(write(kitchen / "grow.yaml", "output_dir: a\nenv: {KITCHEN: 1}"))
+    assert os.environ["KITCHEN"] == "1"
+
+
+def test_a_folder_runs_producers_before_their_readers(kitchen):
+    write(kitchen / "r/a_report.yaml", "stage: cook\nall_of: runs/x\noutput_dir: runs/x/report")
+    write(
+        kitchen / "r/b_dinner.yaml",
+        "stage: cook\nfood: runs/x/lunch\nmenu: {extra: [runs/x/crop/leaf]}\noutput_dir: runs/x/dinner",
+    )
+    write(kitchen / "r/c_lunch.yaml", "stage: cook\nfood: [runs/x/crop]\noutput_dir: runs/x/lunch")
+    write(kitchen / "r/d_grow.yaml", "stage: grow\noutput_dir: runs/x/crop")
+    write(kitchen / "r/e_taste.yaml", "stage: cook\nfood: runs/x/dinner")
+    recipes = stages.load_folder(kitchen / "r")
+    assert [recipe.path.stem for recipe in recipes] == ["d_grow", "c_lunch", "b_dinner", "e_taste", "a_report"]
+    assert recipes[1].awaits("runs/x/crop/leaf") and not recipes[0].awaits("runs/x/crop")
+
+
+def test_a_cycle_a_clash_and_a_missing_producer_are_all_listed(kitchen):
+    write(kitchen / "r/a.yaml", "stage: cook\nfood: runs/x/b\noutput_dir: runs/x/a")
+    write(kitchen / "r/b.yaml", "stage: cook\nfood: runs/x/a\noutput_dir: runs/x/b")
+    write(kitchen / "r/c.yaml", "stage: grow\noutput_dir: runs/x/c")
+    write(kitchen / "r/d.yaml", "stage: grow\noutput_dir: runs/x/../x/c")
+    write(kitchen / "r/e.yaml", "stage: cook\nmenu: {extra: runs/x/nowhere}\noutput_dir: runs/x/e")
+    text = folder_complaints("r")
+    assert "waits for itself: r/a.yaml -> r/b.yaml -> r/a.yaml" in text
+    assert "r/d.yaml:2: output_dir: runs/x/c is also what r/c.yaml writes" in text
+    assert "r/e.yaml:2: menu: runs/x/nowhere is not there and no recipe of the folder writes it" in text
+
+
+def test_a_parent_of_the_wrong_kind_or_unfinished_is_refused_before_anything_runs(kitchen):
+    write(kitchen / "old/manifest.json", '{"status": "complete", "kind": "stone", "stage": "dig"}')
+    write(kitchen / "half/manifest.json", '{"status": "running", "kind": "crop", "stage": "grow"}')
+    path = write(kitchen / "cook.yaml", "output_dir: a\nfood: [old, half]")
+    with pytest.raises(RecipeError) as caught:
+        stages.load_recipe(path)
+    assert "food: old is of kind stone, expected crop or meal" in str(caught.value)
+    assert "food: half is not complete: run its grow stage to the end first" in str(caught.value)
+
+
+def test_output_moves_a_whole_run_and_seed_reaches_every_stage_that_has_one(kitchen):
+    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop\nseed: 1")
+    write(
+        kitchen / "r/cook.yaml",
+        "food: runs/x/crop\noutput_dir: runs/x/meal\nmenu: {a: {b: [runs/x/crop/leaf, runs/xy]}}",
+    )
+    grow, cook = stages.load_folder("r", seed=7, output="elsewhere/run")
+    assert (grow.arguments.seed, str(grow.output_dir)) == (7, "elsewhere/run/crop")
+    assert (cook.arguments.food, str(cook.output_dir)) == ("elsewhere/run/crop", "elsewhere/run/meal")
+    assert cook.arguments.menu == {"a": {"b": ["elsewhere/run/crop/leaf", "runs/xy"]}}
+    assert "seed" not in cook.values
+
+
+def test_what_a_folders_options_made_of_a_recipe_can_be_said_in_overrides(kitchen):
+    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop\nseed: 1")
+    write(
+        kitchen / "r/cook.yaml",
+        "food: [runs/x/crop]\noutput_dir: runs/x/meal\nmenu: {a: {b: runs/x/crop, c: 🙂, d: 1e-5}}",
+    )
+    for recipe in stages.load_folder("r", seed=7, output="elsewhere/run"):
+        (kitchen / "elsewhere/run/crop").mkdir(parents=True, exist_ok=True)
+        again = stages.load_recipe(recipe.path, recipe.stage, stages.overrides_of(recipe))
+        assert (again.values, again.hash) == (recipe.values, recipe.hash)
+
+
+def test_an_override_of_a_folder_reaches_the_stages_that_know_the_key(kitchen):
+    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop")
+    write(kitchen / "r/cook.yaml", "food: runs/x/crop\noutput_dir: runs/x/meal")
+    grow, _ = stages.load_folder("r", ["--seed", "3"])
+    assert grow.arguments.seed == 3
+    text = folder_complaints("r", ["--sede", "3"])
+    assert "command line: sede: no stage of r has this key; did you mean seed?" in text
+
+
+def test_the_complaints_of_every_recipe_of_a_folder_come_at_once(kitchen):
+    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop\nsede: 1")
+    write(kitchen / "r/cook.yaml", "food: runs/x/crop\noutput_dir: [runs/x/meal]")
+    write(kitchen / "r/broken.yaml", "a: [")
+    write(kitchen / "r/bake.yaml", "output_dir: runs/x/bread")
+    lines = folder_complaints("r").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["r/broken.yaml", "r/bake.yaml", "r/grow.yaml", "r/cook.yaml"]
+    with pytest.raises(RecipeError, match="holds no recipe"):
+        stages.load_folder(kitchen / "kitchen")
