@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
+from conftest import write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.errors import PipelineError
@@ -24,7 +25,6 @@ from pipeline.evaluation.specification import (
     questions,
     read_evaluations,
 )
-from tests.conftest import write_jsonl
 
 QUESTIONS = [f"What is {i} + {i}?" for i in range(10)]
 
@@ -350,3 +350,22 @@ def test_two_processes_share_the_questions_and_count_what_one_counts(checkpoint,
     )
     answers = [(tmp_path / name / "evaluation" / "seven.jsonl").read_text() for name in ("one", "two")]
     assert answers[0] == answers[1]
+
+
+def test_real_problems_and_real_conversations_are_read_as_they_are(shared_data):
+    problems = Evaluation(
+        str(shared_data / "gsm8k" / "test.jsonl"),
+        "numeric",
+        prompt_column="question",
+        answer_column="answer",
+        limit=200,
+    )
+    rows = questions(problems)
+    assert len(rows) == 200
+    scorer = find_scorer("numeric")
+    for row in rows:
+        final = row["answer"].split("####")[1].strip()
+        assert scorer(Completion(f"So the answer is {final}.", [], True), row["answer"])
+        assert not scorer(Completion(f"So the answer is {final}1.", [], True), row["answer"])
+    turns = questions(Evaluation(str(shared_data / "conversations" / "test.jsonl"), "ends_turn"))
+    assert len(turns) == 282 and all(row["prompt"][-1]["role"] == "user" for row in turns)

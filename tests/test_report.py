@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
+from conftest import write_jsonl
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import manifest_hash
@@ -15,7 +16,6 @@ from pipeline.reporting.page import side_by_side
 from pipeline.reporting.run_folder import read_run
 from pipeline.reporting.table import count, duration
 from pipeline.statistics import wilson_interval
-from tests.conftest import write_jsonl
 
 
 def result(correct, n):

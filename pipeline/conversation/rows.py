@@ -54,13 +54,13 @@ def normalise(rows: Any, source: str, *, invalid_rows: str = "stop") -> tuple[An
     bad = {number: fault for number, row in enumerate(rows) if (fault := fault_of(row))}
     if not bad:
         return rows, 0
-    if invalid_rows == "drop":
+    if invalid_rows == "drop" and len(bad) < len(rows):
         return rows.select([number for number in range(len(rows)) if number not in bad]), len(bad)
     listed = "\n".join(f"  row {number}: {fault}" for number, fault in list(bad.items())[:SHOWN])
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     raise PipelineError(
         f"{source}: {len(bad)} of {len(rows)} rows cannot be trained on:\n{listed}{more}\n"
-        f"Mend them, or set `invalid_rows: drop` to leave them out."
+        + ("No row would be left." if len(bad) == len(rows) else "Mend them, or set `invalid_rows: drop` to leave them out.")
     )
 
 
@@ -95,10 +95,14 @@ def _fault_of_messages(messages: Any, *, needs_assistant: bool) -> str | None:
     if not isinstance(messages, list) or not messages:
         return "no messages"
     for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            return f"message {number} is no message: expected role and content, found {message!r}"
         role = message.get("role")
         if role not in ROLES:
             return f"message {number} has the role {role!r}, expected one of {', '.join(sorted(ROLES))}"
-        if not (message.get("content") or message.get("tool_calls") or message.get("reasoning_content")):
+        content = message.get("content")
+        said = content.strip() if isinstance(content, str) else content
+        if not (said or message.get("tool_calls") or message.get("reasoning_content")):
             return f"message {number} ({role}) is empty"
     if needs_assistant and not any(message["role"] == "assistant" for message in messages):
         return "no assistant turn: there is nothing to learn from"

@@ -137,7 +137,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     if strategy != "wrapped":
         packing.check_isolation(model, "`packing_strategy: wrapped`")
     session.say(
-        f"pretrain: {sum(p.numel() for p in model.parameters()):,} parameters; {len(rows):,} rows of {length} tokens "
+        f"pretrain: {device.size_of(model.parameters()):,} parameters; {len(rows):,} rows of {length} tokens "
         f"({strategy}, {rows.tokens / (len(rows) * length):.1%} full), {len(held_out):,} rows for validation"
     )
     trainer = PretrainTrainer(

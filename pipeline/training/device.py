@@ -1,6 +1,7 @@
 """Defaults that follow the device, and what the device can reach at most."""
 
 import importlib.util
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -55,6 +56,11 @@ def peak_flops() -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
+def size_of(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """How many numbers parameters hold, those that ZeRO-3 has sharded away included."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+
+
 def flops_per_token(model: Any, context: int) -> float:
     """Training FLOPs a token, forward and backward: 6 N + 12 layers x hidden x context.
 
@@ -66,8 +72,8 @@ def flops_per_token(model: Any, context: int) -> float:
         context: Tokens that a position attends to at most: the row length.
     """
     config = model.config.get_text_config()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = size_of(model.parameters())
     if not getattr(config, "tie_word_embeddings", False):
-        parameters -= model.get_input_embeddings().weight.numel()
+        parameters -= size_of([model.get_input_embeddings().weight])
     attention = 12 * getattr(config, "num_hidden_layers", 0) * getattr(config, "hidden_size", 0) * context
     return float(6 * parameters + attention)
