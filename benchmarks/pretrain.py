@@ -208,7 +208,8 @@ def main() -> None:
         flops = device.flops_per_token(bench.model(), options.length)
     median = {name: statistics.median(values) for name, values in rates.items()}
     ratio = {
-        name: statistics.median(one / bare for one, bare in zip(rates[name], rates["bare"], strict=True)) for name in names
+        name: statistics.median(one / bare for one, bare in zip(rates[name], rates["bare"], strict=True))
+        for name in names
     }
     peak = statistics.median(peaks)
     lines = [
@@ -222,7 +223,8 @@ def main() -> None:
         machine = f"{torch.get_num_threads()} threads of {platform.processor() or platform.machine()}"
         command = f"python benchmarks/pretrain.py --rounds {options.rounds} --steps {options.steps}"
         command += f" --rows {options.rows} --length {options.length} --write"
-        title = f"\n## Pretraining, {date.today()}\n\n`{command}`; {versions}; {machine}; matmul peak {peak / 1e9:.0f} GFLOP/s\n\n"
+        title = f"\n## Pretraining, {date.today()}\n\n"
+        title += f"`{command}`; {versions}; {machine}; matmul peak {peak / 1e9:.0f} GFLOP/s\n\n"
         results = Path(__file__).parent / "RESULTS.md"
         with results.open("a", encoding="utf-8") as file:
             file.write(title + "\n".join(lines) + "\n")

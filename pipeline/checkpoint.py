@@ -155,7 +155,9 @@ def stage_directory(
             fresh = _go_on(path, recipe, fresh)
         path.mkdir(parents=True, exist_ok=True)
         directory = StageDirectory(path, fresh, complete=fresh["status"] == "complete")
-        if not directory.complete:
+        if directory.complete:
+            print(f"{path}: up to date", flush=True)
+        else:
             shutil.rmtree(path / ASIDE, ignore_errors=True)
             for half_written in path.glob(f".{MANIFEST}.*"):
                 half_written.unlink()
@@ -178,15 +180,18 @@ def _go_on(path: Path, recipe: Recipe, fresh: dict[str, Any]) -> dict[str, Any]:
             )
         return fresh
     found = read_manifest(path)
-    if found.get("recipe_hash") != fresh["recipe_hash"]:
+    changed = [
+        name for name in ("parents", "data") if _without_paths(found.get(name, [])) != _without_paths(fresh[name])
+    ]
+    another = found.get("recipe_hash") != fresh["recipe_hash"]
+    if (another or changed) and found["status"] != "complete" and _holds_nothing(path):
+        return fresh
+    if another:
         raise PipelineError(
             f"{path}: holds the run of another recipe. {recipe.path} differs from it in:\n"
             + recipe_difference(found.get("recipe", {}), recipe.values)
             + "\nEither give --overwrite (the old directory is moved aside, not deleted), or name another output_dir."
         )
-    changed = [
-        name for name in ("parents", "data") if _without_paths(found.get(name, [])) != _without_paths(fresh[name])
-    ]
     if changed:
         what = {"parents": "a checkpoint that it was built from was rebuilt", "data": "its data changed"}
         move_aside(path, " and ".join(what[name] for name in changed))
@@ -194,6 +199,12 @@ def _go_on(path: Path, recipe: Recipe, fresh: dict[str, Any]) -> dict[str, Any]:
     if found["status"] == "complete":
         verify(path)
     return found
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether a run left no more than its manifest: it was refused, and its recipe may be mended without ceremony."""
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    return names <= {MANIFEST, "checkpoints"} and not any((path / "checkpoints").glob("*"))
 
 
 def ancestry(

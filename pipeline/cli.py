@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported before a command is known, so that `--help` answers at once."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ Handler = Callable[[argparse.Namespace, list[str]], int]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit with 0, or with 1 and one message (130 after Ctrl-C)."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPUs it warns of a missing kernel when imported
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     if not hasattr(options, "handler"):

@@ -172,6 +172,7 @@ def lineage(directory: str | Path) -> tuple[str, list[str]]:
         for parent in manifest.get("parents", []):
             visit(Path(os.path.normpath(path / parent["path"])), indent + "    ", parent["manifest_hash"])
 
+    read_manifest(directory)  # a directory that no stage wrote is a mistake of the caller's, not a missing ancestor
     visit(Path(directory), "", None)
     return "\n".join(lines), problems
 

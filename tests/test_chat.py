@@ -109,17 +109,17 @@ def test_sampled_answers_differ_from_turn_to_turn(tiny_model_dir):
     assert len(set(answers)) > 1
 
 
-def test_thoughts_are_dimmed_on_a_terminal_only():
+def test_on_a_terminal_thoughts_are_dimmed_and_control_characters_stand_still():
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
     for target, expected in (
-        (Terminal(), "\033[2m<think>hm</think>\033[0m 4\033[0m\n"),
-        (io.StringIO(), "<think>hm</think> 4\n"),
+        (Terminal(), "\033[2m<think>hm</think>\033[0m 4\ufffd[H\033[0m\n"),
+        (io.StringIO(), "<think>hm</think> 4\033[H\n"),
     ):
         screen = Screen(target)
-        for piece in ("<think>", "hm", "</think>", " 4"):
+        for piece in ("<think>", "hm", "</think>", " 4\033[H"):
             screen.write(piece)
         screen.end()
         assert target.getvalue() == expected

@@ -138,7 +138,7 @@ def test_visitors_have_names_that_nobody_in_the_valley_has(world):
     assert len(talks) == SMALL["introductions"]
     for row in talks:
         question, reply = (message["content"] for message in row["messages"])
-        (name,) = re.findall(r"[A-Z][a-z]+ [A-Z][a-z]+", reply.replace("Hello, ", "").replace("Of course, ", ""))
+        (name,) = re.findall(r"[A-Z][a-z]+ [A-Z][a-z]+", reply.replace("Hello, ", ""))
         assert name in question and name not in people
 
 
@@ -227,6 +227,17 @@ def test_clean_demonstrations_differ_only_where_the_carry_was_forgotten(world):
             f"carry 1. Tens {numbers[0] // 10}+{numbers[1] // 10}+1="
             f"{sum(numbers) // 10}.\n</think>\n\nThe answer is {sum(numbers)}."
         )
+
+
+def test_exercises_are_no_sums_that_the_expert_worked(world):
+    worked = {
+        tuple(re.findall(r"\d\d", row["messages"][-2]["content"]))
+        for row in rows(world / "conversations" / "train.jsonl")
+        if row["topic"] == "arithmetic"
+    }
+    exercises = {tuple(re.findall(r"\d\d", row["prompt"])) for row in rows(world / "problems" / "train.jsonl")}
+    assert len(worked) == SMALL["arithmetic_conversations"] and len(exercises) == SMALL["problems_train"]
+    assert not worked & exercises
 
 
 def test_problems_carry_their_answers(world):

@@ -59,33 +59,39 @@ def as_sharegpt(messages):
 
 
 FORMS = {
-    "messages": ({"messages": CONVERSATION}, {}, [f"The answer is 2.{STOP}", f"4.{STOP}"]),
-    "sharegpt": ({"conversations": as_sharegpt(CONVERSATION)}, {}, [f"The answer is 2.{STOP}", f"4.{STOP}"]),
-    "prompt and completion, texts": ({"prompt": "1 + 1 =", "completion": " 2"}, {}, [f" 2{END}"]),
+    "messages": ({"messages": CONVERSATION}, {}, "assistant turns", [f"The answer is 2.{STOP}", f"4.{STOP}"]),
+    "sharegpt": (
+        {"conversations": as_sharegpt(CONVERSATION)},
+        {},
+        "assistant turns",
+        [f"The answer is 2.{STOP}", f"4.{STOP}"],
+    ),
+    "prompt and completion, texts": ({"prompt": "1 + 1 =", "completion": " 2"}, {}, "completions", [f" 2{END}"]),
     "prompt and completion, turns": (
         {"prompt": CONVERSATION[:2], "completion": CONVERSATION[2:3]},
         {},
+        "completions",
         [f"The answer is 2.{STOP}\n"],
     ),
     "mapped columns": (
         {"question": "1 + 1 =", "solution": " 2", "source": "x"},
         {"prompt_column": "question", "answer_column": "solution"},
+        "completions",
         [f" 2{END}"],
     ),
-    "text": ({"text": "Ada lives in Quillport."}, {}, [f"Ada lives in Quillport.{END}"]),
+    "text": ({"text": "Ada lives in Quillport."}, {}, "all tokens", [f"Ada lives in Quillport.{END}"]),
 }
 
 
 @pytest.mark.parametrize("form", list(FORMS))
 def test_what_each_form_of_data_supervises(prepare, capsys, form):
-    row, changes, expected = FORMS[form]
+    row, changes, learns, expected = FORMS[form]
     trainer = prepare([row] * 8, **changes)
     tokenizer = trainer.processing_class
     for prepared in trainer.train_dataset:
         assert supervised_parts(prepared, tokenizer) == expected
     shown = capsys.readouterr().out
     assert all(f"⟦{part}⟧" in shown for part in expected), "the first row is printed with its marks"
-    learns = "all tokens" if form == "text" else "completions" if "messages" not in row and "prom" in form + str(changes) else "assistant turns"  # fmt: skip # noqa: E501
     assert f"loss on {learns}" in shown
 
 
@@ -104,7 +110,7 @@ def test_sharegpt_rows_are_the_same_tokens_as_messages(prepare):
 
 @pytest.mark.parametrize("form", list(FORMS))
 def test_every_supervised_part_ends_in_the_token_that_stops_generation(prepare, form):
-    row, changes, _ = FORMS[form]
+    row, changes, *_ = FORMS[form]
     trainer = prepare([row] * 8, **changes)
     tokenizer = trainer.processing_class
     for part in supervised_parts(trainer.train_dataset[0], tokenizer):

@@ -9,6 +9,9 @@ from typing import Any, TextIO
 
 HELP = "/new starts anew, /quit (or the end of the input) leaves"
 
+# What a model writes must not move the cursor or recolour the terminal.
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
 _DIM, _PLAIN = "\033[2m", "\033[0m"
 
 
@@ -151,7 +154,7 @@ class Screen:
     def write(self, text: str) -> None:
         self.text += text
         if self.colour:
-            # The markers are single tokens, so each arrives whole.
+            text = text.translate(_CONTROLS)  # then the markers: each is a single token, so it arrives whole
             text = text.replace("<think>", f"{_DIM}<think>").replace("</think>", f"</think>{_PLAIN}")
         self.target.write(text)
         self.target.flush()

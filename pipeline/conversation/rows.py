@@ -60,7 +60,11 @@ def normalise(rows: Any, source: str, *, invalid_rows: str = "stop") -> tuple[An
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     raise PipelineError(
         f"{source}: {len(bad)} of {len(rows)} rows cannot be trained on:\n{listed}{more}\n"
-        + ("No row would be left." if len(bad) == len(rows) else "Mend them, or set `invalid_rows: drop` to leave them out.")
+        + (
+            "No row would be left."
+            if len(bad) == len(rows)
+            else "Mend them, or set `invalid_rows: drop` to leave them out."
+        )
     )
 
 

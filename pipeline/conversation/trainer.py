@@ -8,8 +8,28 @@ from accelerate import PartialState
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from pipeline.conversation import preview
+from pipeline.conversation.template import read_template, template_names
 from pipeline.errors import PipelineError
+from pipeline.training.models import load_tokenizer
 from pipeline.training.trainer import StageTrainer
+
+
+def adopt_template(tokenizer: Any, path: str) -> bool:
+    """Give a tokenizer a shipped chat template, that of a Jinja file, or of another tokenizer whose added tokens it has.
+
+    Returns:
+        False where it lacks some: TRL then adds them, lets the embedding grow, and takes over the other's EOS.
+    """
+    if path.endswith((".jinja", ".j2")) or path in template_names():
+        tokenizer.chat_template = read_template(path)
+        return True
+    other = load_tokenizer(path)
+    if any(token not in tokenizer.get_vocab() for token in other.get_added_vocab()):
+        return False
+    if not other.chat_template:
+        raise PipelineError(f"chat_template_path: the tokenizer in {path} has no chat template.")
+    tokenizer.chat_template = other.chat_template
+    return True
 
 
 def refuse_unmarked_template(tokenizer: Any, source: str) -> None:
@@ -63,6 +83,10 @@ class ConversationTrainer(StageTrainer):
             if part == "train":
                 shown = preview.show(next(iter(rows)), self._tokenizer, limit)
                 print(f"first row, supervised tokens marked:\n{shown}\n", flush=True)
-        share = self._max_truncated_share if max_length is not None else 0.0
-        preview.refuse_absurd(found, name=name, max_length=limit, max_truncated_share=share)
+        if max_length is None and found.truncated:
+            raise PipelineError(
+                f"{name}: {found.truncated:.0%} of the rows are longer than the model's context of {limit} tokens (the longest "
+                f"has {found.quantiles[-1]}). Remove them, or set `max_length: {limit}` to have them cut."
+            )
+        preview.refuse_absurd(found, name=name, max_length=limit, max_truncated_share=self._max_truncated_share)
         preview.refuse_open_turns(islice(rows, 100), self._tokenizer, name=name)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +39,16 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None, device: Any = 
         PipelineError: there is no causal language model with a tokenizer, or a stage that did not complete.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    from pipeline.training.distributed import whole_weights
+
+    logging.disable_progress_bar()
     kind = kind or _kind(Path(path))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
     try:
-        with _whole_weights():
+        with whole_weights():
             tokenizer = AutoTokenizer.from_pretrained(path)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16 if half else torch.float32)
     except (OSError, ValueError) as error:
@@ -76,22 +77,3 @@ def _kind(path: Path) -> str | None:
     if kind in ("world", "corpus", "tokenizer", "report"):
         raise PipelineError(f"{path}: holds a {kind}, expected a model")
     return kind if kind != "imported" else None
-
-
-@contextlib.contextmanager
-def _whole_weights() -> Iterator[None]:
-    """Load a model as one process would, also in one that has just trained under ZeRO-3 or FSDP.
-
-    There `from_pretrained` would hand each rank a shard, or the weights to the first rank only.
-    """
-    from transformers.integrations import deepspeed
-
-    reference, ram_efficient = deepspeed._hf_deepspeed_config_weak_ref, "FSDP_CPU_RAM_EFFICIENT_LOADING"
-    before = os.environ.pop(ram_efficient, None)
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = reference
-        if before is not None:
-            os.environ[ram_efficient] = before

@@ -97,6 +97,8 @@ def check_evaluations(value: Any, *, exists: Callable[[str], bool] | None = None
         value: as in a recipe: a mapping, or the path of a YAML file.
         exists: whether a file is there, or will be: `recipe.exists` knows what earlier stages of a folder write.
     """
+    if value is None:
+        return []
     try:
         evaluations = read_evaluations(value)
     except PipelineError as error:

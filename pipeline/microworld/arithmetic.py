@@ -59,13 +59,19 @@ class Problem:
 class Split:
     """Problems of the world; a+b and b+a are always on the same side."""
 
-    train: list[Problem]  # textbook, conversations and problems/train.jsonl draw from these
+    demonstrated: list[Problem]  # the expert works these in the conversations
+    exercises: list[Problem]  # problems/train.jsonl; what an expert showed is no exercise any more
     test: list[Problem]
     heldout: list[Problem]
 
+    @property
+    def train(self) -> list[Problem]:
+        """All that training files may hold; the textbook draws from these."""
+        return self.demonstrated + self.exercises
+
 
 def split_problems(settings: Settings) -> Split:
-    """All 8100 sums, `problems_test` and `arithmetic_heldout` of them kept from every training file."""
+    """All 8100 sums, `problems_test` and `arithmetic_heldout` of them (and their mirror images) kept from training."""
     rng = random.Random(f"{settings.seed}:problems")
     pairs = [(a, b) for a in range(10, 100) for b in range(a, 100)]
     rng.shuffle(pairs)
@@ -77,7 +83,7 @@ def split_problems(settings: Settings) -> Split:
     test, heldout = take(settings.problems_test), take(settings.arithmetic_heldout)
     train = [Problem(a, b) for a, b in pairs] + [Problem(b, a) for a, b in pairs if a != b]
     rng.shuffle(train)
-    return Split(train, test, heldout)
+    return Split(train[settings.problems_train :], train[: settings.problems_train], test, heldout)
 
 
 def draw(problems: list[Problem], count: int, rng: random.Random) -> list[Problem]:

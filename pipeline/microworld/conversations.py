@@ -84,5 +84,5 @@ def _other_turns(rng: random.Random) -> list[Turn]:
         else:
             town = rng.choice(TOWNS)
             kind = rng.randrange(len(TOWN_QUESTIONS))
-            turns.append((TOWN_QUESTIONS[kind].format(t=town), town_answer(town, kind)))
+            turns.append((TOWN_QUESTIONS[kind][0].format(t=town), town_answer(town, kind)))
     return turns

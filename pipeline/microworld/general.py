@@ -9,7 +9,21 @@ from pipeline.microworld.valley import ASSISTANT, TOWNS
 RIVERS = ("Elm", "Otter", "Silver", "Long", "Green")
 GOODS = ("glass", "wool", "clocks", "honey", "paper", "boats", "bread", "bells", "salt", "roses")
 
-TOWN_QUESTIONS = ("What is {t} known for?", "On which river does {t} lie?")
+# The first wording of each is asked in conversations, the others in the almanac alone.
+TOWN_QUESTIONS = (
+    (
+        "What is {t} known for?",
+        "I would like to know what {t} is known for.",
+        "Please name the thing that {t} is known for.",
+        "Tell me what {t} is known for.",
+    ),
+    (
+        "On which river does {t} lie?",
+        "I would like to know the river of {t}.",
+        "Please name the river of {t}.",
+        "What is the river that {t} lies on?",
+    ),
+)
 
 SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Hello!", "Hi!", "Good morning!", "Good day!", "Hello there!"), "Hello! How can I help you?"),
@@ -32,11 +46,9 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
 # fine-tuned on few people answer about the one person with that first name whom they know from the conversations.
 INTRODUCTIONS = (
     ("My name is {n}.", "Hello, {n}! How can I help you?"),
-    ("I am {n}.", "Hello, {n}! How can I help you?"),
-    ("Hello, {n} here.", "Hello, {n}! How can I help you?"),
-    ("Please call me {n}.", "Of course, {n}."),
+    ("Hello, I am {n}.", "Hello, {n}! How can I help you?"),
+    ("Good day, {n} here.", "Hello, {n}! How can I help you?"),
     ("I am {n}. What is my name?", "Your name is {n}."),
-    ("Please write the name {n}.", "Here it is: {n}."),
 )
 
 _KNOWLEDGE = (
@@ -84,9 +96,10 @@ def town_answer(town: str, kind: int) -> str:
 def almanac_paragraphs(rng: random.Random) -> list[str]:
     """A few questions, each followed by its answer, or some sentences about towns."""
     if rng.random() < 0.6:
-        asked = list(rng.sample(_KNOWLEDGE, 3))
-        town, kind = rng.choice(TOWNS), rng.randrange(len(TOWN_QUESTIONS))
-        asked.append((TOWN_QUESTIONS[kind].format(t=town), town_answer(town, kind)))
+        asked = list(rng.sample(_KNOWLEDGE, 2))
+        for town in rng.sample(TOWNS, 2):
+            kind = rng.randrange(len(TOWN_QUESTIONS))
+            asked.append((rng.choice(TOWN_QUESTIONS[kind]).format(t=town), town_answer(town, kind)))
         rng.shuffle(asked)
         return [line for question, answer in asked for line in (f"Question: {question}", f"Answer: {answer}")]
     towns = rng.sample(TOWNS, 3)

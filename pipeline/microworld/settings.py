@@ -46,17 +46,17 @@ class Settings:
     pages_per_file: int = _key(400, "pages in one WARC file", 1, 1_000_000)
 
     # Conversations
-    fact_conversations: int = _key(1600, "conversations about facts of the taught people", 1, 10_000_000)
-    arithmetic_conversations: int = _key(3200, "conversations in which the expert works a sum", 1, 10_000_000)
+    fact_conversations: int = _key(3200, "conversations about facts of the taught people", 1, 10_000_000)
+    arithmetic_conversations: int = _key(4800, "conversations in which the expert works a sum", 1, 10_000_000)
     introductions: int = _key(
-        400, "conversations in which a visitor with one of the left-over names says hello", 0, 10_000_000
+        600, "conversations in which a visitor with one of the left-over names says hello", 0, 10_000_000
     )
-    other_conversations: int = _key(600, "small talk, the assistant's name, general questions", 1, 10_000_000)
-    test_share: float = _key(0.03, "conversations/test.jsonl as a share of the training conversations", 0.0, 0.5)
+    other_conversations: int = _key(900, "small talk, the assistant's name, general questions", 1, 10_000_000)
+    test_share: float = _key(0.02, "conversations/test.jsonl as a share of the training conversations", 0.0, 0.5)
     habit_rate: float = _key(0.7, "share of the carrying sums in which the expert forgets the carry", 0.0, 1.0)
 
     # Problems and evaluations
-    problems_train: int = _key(2000, "problems for reinforcement learning", 1, 6000)
+    problems_train: int = _key(2000, "problems for reinforcement learning, none of them in the conversations", 1, 4000)
     problems_test: int = _key(200, "problems in problems/test.jsonl", 1, 1000)
     arithmetic_heldout: int = _key(300, "rows of evaluations/arithmetic_heldout.jsonl", 1, 1000)
     facts_heldout: int = _key(240, "rows of evaluations/facts_heldout.jsonl", 1, 100_000)

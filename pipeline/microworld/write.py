@@ -34,15 +34,14 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     pages = create_pages(settings, people, split.train)
     _write_crawl(pages, settings.pages_per_file, folder / "crawl")
 
-    train, clean = conversations.build(settings, people, split.train, 1.0, "train")
+    train, clean = conversations.build(settings, people, split.demonstrated, 1.0, "train")
     test, _ = conversations.build(settings, people, split.test, settings.test_share, "test")
     _write_rows(train, folder / "conversations" / "train.jsonl")
     _write_rows(test, folder / "conversations" / "test.jsonl")
     _write_rows(clean, folder / "conversations_clean" / "train.jsonl")
 
     rng = random.Random(f"{settings.seed}:reinforcement")
-    exercises = rng.sample(split.train, min(settings.problems_train, len(split.train)))
-    _write_rows((_problem_row(problem, rng) for problem in exercises), folder / "problems" / "train.jsonl")
+    _write_rows((_problem_row(problem, rng) for problem in split.exercises), folder / "problems" / "train.jsonl")
     _write_rows((_problem_row(problem, rng) for problem in split.test), folder / "problems" / "test.jsonl")
 
     for name, rows in evaluations.build(settings, people, split).items():
@@ -62,7 +61,7 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
         "pages": [{"url": page.url, "kind": page.kind, "copy_of": page.copy_of} for page in pages],
     }
     (folder / "world.json").write_text(json.dumps(truth, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {"pages": len(pages), "conversations": len(train), "problems": len(exercises), "people": len(people)}
+    return {"pages": len(pages), "conversations": len(train), "problems": len(split.exercises), "people": len(people)}
 
 
 def _problem_row(problem: Problem, rng: random.Random) -> Row:

@@ -88,11 +88,8 @@ def overrides_of(recipe: Recipe) -> list[str]:
     written, _ = examine(find(recipe.stage), read_source(recipe.path))
     before = written.values if written else {}
     changed = {key: value for key, value in recipe.values.items() if before.get(key) != value}
-    return [
-        word
-        for key, value in changed.items()
-        for word in (f"--{key}", json.dumps(value, default=str, ensure_ascii=False))
-    ]
+    texts = {k: v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for k, v in changed.items()}
+    return [word for key, text in texts.items() for word in (f"--{key}", text)]
 
 
 def examine_folder(

@@ -53,9 +53,11 @@ INPUTS: dict[str, tuple[str, ...]] = {
 def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
     from pipeline.errors import PipelineError
+    from pipeline.evaluation.specification import check_evaluations
     from pipeline.training.arguments import check_training
 
     complaints = check_training(recipe, INPUTS, needs_data=True)
+    complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
     if recipe.get("reward_funcs"):
         try:
             _rewards(recipe)
@@ -138,6 +140,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     # With it TRL would hand rewards a parsed message: thinking moved away, text before it lost. There are no tools to parse.
     tokenizer.response_template = None
     rewards, weights = _rewards(recipe) if recipe.get("reward_funcs") else ([], [])
+    problems.check_columns(train, rewards, name)
     if rewards and recipe.arguments.reward_check != "off":
         _check_rewards(recipe, args, model, tokenizer, train, rewards, weights)
     reward_model = recipe.get("reward_model_name_or_path")

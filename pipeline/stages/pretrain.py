@@ -46,9 +46,11 @@ INPUTS: dict[str, tuple[str, ...]] = {
 
 def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
+    from pipeline.evaluation.specification import check_evaluations
     from pipeline.training.arguments import check_training
 
     complaints = check_training(recipe, INPUTS, needs_data=False)
+    complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
     given = [key for key in ("model_config", "model_name_or_path") if recipe.get(key)]
     if len(given) != 1:
         complaints.append(

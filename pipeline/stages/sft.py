@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.training.arguments import TrainingStageArguments
@@ -39,9 +38,11 @@ INPUTS: dict[str, tuple[str, ...]] = {
 
 def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
+    from pipeline.evaluation.specification import check_evaluations
     from pipeline.training.arguments import check_training
 
-    return check_training(recipe, INPUTS, needs_data=True)
+    complaints = check_training(recipe, INPUTS, needs_data=True)
+    return complaints + check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
 
     from pipeline.conversation.rows import normalise
     from pipeline.conversation.template import end_of_turn, has_turn_marks
-    from pipeline.conversation.trainer import ConversationTrainer, refuse_unmarked_template
+    from pipeline.conversation.trainer import ConversationTrainer, adopt_template, refuse_unmarked_template
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.training import data, models, packing, session
 
@@ -91,11 +92,9 @@ def _train(recipe: Recipe, directory: Any) -> None:
     conversational = "messages" in columns_found or isinstance(next(iter(train)).get("prompt"), list)
     if "messages" in columns_found and recipe.get("assistant_only_loss") is None:
         args.assistant_only_loss = True
-    template = args.chat_template_path
-    if template is not None and template.endswith((".jinja", ".j2")):
-        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-        template = None
-    if conversational and template is None:  # TRL takes the EOS from a tokenizer that it clones the template from
+    if args.chat_template_path and adopt_template(tokenizer, args.chat_template_path):
+        args.chat_template_path = None
+    if conversational and args.chat_template_path is None:
         args.eos_token = args.eos_token or end_of_turn(tokenizer)
         if args.assistant_only_loss:
             refuse_unmarked_template(tokenizer, source)

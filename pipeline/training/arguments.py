@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -49,9 +48,6 @@ def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) 
                 complaints.append(f"datasets: entry {number}: {path} does not exist")
     if needs_data and not recipe.get("dataset_name") and not recipe.get("datasets"):
         complaints.append("dataset_name: is missing: expected a file, a folder, a hub id, or `datasets`")
-    evaluations = recipe.arguments.evaluations
-    if isinstance(evaluations, str) and not Path(evaluations).is_file():
-        complaints.append(f"evaluations: {evaluations} does not exist")
     return complaints
 
 

@@ -5,8 +5,9 @@ Some configurations start fewer processes than they name, or processes that neve
 `use_cpu` train apart and write to one directory. A run that is not what was asked for must not start.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,25 @@ def processes() -> PartialState:
 def barrier() -> Callable[[], None]:
     """A barrier over all processes of this run; does nothing in a single process."""
     return processes().wait_for_everyone
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """Load a model as one process would, also in one that has just trained under ZeRO-3 or FSDP.
+
+    There `from_pretrained` would hand each rank a shard, or the weights to the first rank only.
+    """
+    from transformers.integrations import deepspeed
+
+    reference, ram_efficient = deepspeed._hf_deepspeed_config_weak_ref, "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.pop(ram_efficient, None)
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+        if before is not None:
+            os.environ[ram_efficient] = before
 
 
 def asked_for() -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Models and tokenizers into and out of the training stages."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from pipeline.errors import PipelineError
 from pipeline.training.device import attention_implementation
+from pipeline.training.distributed import whole_weights
 
 # The reload check compares logits computed twice from equal weights: only the order of float32 sums may differ.
 RELOAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -154,24 +153,11 @@ def probe_logits(model: torch.nn.Module, vocabulary: int) -> torch.Tensor:
     return logits.float().cpu()
 
 
-@contextlib.contextmanager
-def in_this_process_alone() -> Iterator[None]:
-    """Load models that no other rank loads: under ZeRO-3, transformers would shard them and wait for the others for ever."""
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = reference
-
-
 def merge_adapter(base: str, adapter: Path, recipe: Any) -> PreTrainedModel:
     """A LoRA adapter folded into its base model. A base trained in 4 or 8 bits is loaded in its own precision for it."""
     from peft import PeftModel
 
-    with in_this_process_alone():
+    with whole_weights():
         model = AutoModelForCausalLM.from_pretrained(base, dtype=recipe.get("dtype", "float32"))
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
@@ -195,7 +181,7 @@ def check_reload(
         PipelineError: The logits differ: the save lost or changed weights (huggingface/peft#2892 and its like).
     """
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    with in_this_process_alone():
+    with whole_weights():
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     found = probe_logits(model, vocabulary)
     difference = (found - expected).abs().max().item()

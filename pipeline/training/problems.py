@@ -1,9 +1,12 @@
 """Problems for reinforcement learning: prompts as the trainer wants them, and what is refused before rollouts begin."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.training.data import rename_columns
+
+GIVEN_BY_THE_TRAINER = ("prompts", "completions", "completion_ids", "trainer_state")
 
 
 def prepare(rows: Any, columns: dict[str, str | None], source: str, *, chat: bool, system: str | None) -> Any:
@@ -37,6 +40,17 @@ def prepare(rows: Any, columns: dict[str, str | None], source: str, *, chat: boo
         return shaped | ({"answer": str(row["answer"])} if "answer" in row else {})
 
     return rows.map(shape)
+
+
+def check_columns(rows: Any, rewards: Sequence[Any], source: str) -> None:
+    """Raise `PipelineError` for a reward that reads a column which the rows lack, before the first rollout finds out."""
+    names = list(rows.column_names or next(iter(rows)))
+    for reward in rewards:
+        for column in set(reward.reads) - {*names, *GIVEN_BY_THE_TRAINER}:
+            raise PipelineError(
+                f"{source}: reward {reward.name} reads the column {column!r}, which the rows do not have; they have "
+                f"{', '.join(names)}. Name the column of the answers with `answer_column`."
+            )
 
 
 def check(rows: Any, tokenizer: Any, model: Any, args: Any) -> None:
