@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import command, sft_recipe, write_jsonl
+from conftest import command, grpo_recipe, metrics_of, sft_recipe, write_jsonl
 from transformers import AutoTokenizer
 
 from pipeline import stages
@@ -285,6 +285,23 @@ def test_a_mixture_is_weighted_and_split_by_seed_without_overlap(tmp_path, tiny_
     assert not set(train) & set(evaluation)
     assert load(seed=1) == (train, evaluation)
     assert load(seed=2)[1] != evaluation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_stream_can_be_trained_on_and_rows_held_out_are_evaluated(tmp_path, tiny_world, monkeypatch, stage):
+    monkeypatch.chdir(tiny_world)
+    write = {"sft": sft_recipe, "grpo": grpo_recipe}[stage]
+    losses = []
+    for name, changes in (("stream", {"dataset_streaming": True}), ("split", {"test_split_size": 8})):
+        changes |= {} if name == "stream" else {"eval_strategy": "steps", "eval_steps": 2}
+        changes |= {"per_device_eval_batch_size": 4, "max_steps": 2}
+        assert command(stage, "--config", write(tmp_path / f"{name}.yaml", tiny_world, **changes)) == 0
+        losses.append([line["loss"] for line in metrics_of(tmp_path / name) if "loss" in line])
+    assert len(losses[0]) == len(losses[1]) == 2
+    assert [line["step"] for line in metrics_of(tmp_path / "split") if "eval_loss" in line] == [2]
+    recipe = write(tmp_path / "both.yaml", tiny_world, dataset_streaming=True, test_split_size=8, eval_strategy="epoch")
+    assert command(stage, "--config", recipe) == 1
 
 
 # --- what is looked at before the first step

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.microworld.arithmetic import Problem, Split
 from pipeline.microworld.general import SMALL_TALK
 from pipeline.microworld.people import Person
-from pipeline.microworld.settings import Settings
+from pipeline.microworld.settings import HELDOUT_PHRASINGS, Settings
 from pipeline.microworld.valley import ATTRIBUTES, Attribute
 
 Row = dict[str, Any]
@@ -28,7 +28,7 @@ def build(settings: Settings, people: list[Person], split: Split) -> dict[str, l
     top = [person for person in known if person.grade == settings.mention_grades[-1]]
     # Every fact once, then every fact once more in the next phrasing, until there are enough rows.
     facts = []
-    for number in range(max(len(attribute.heldout_questions) for attribute in ATTRIBUTES)):
+    for number in range(HELDOUT_PHRASINGS):
         asked = [(person, attribute) for person in top for attribute in ATTRIBUTES]
         rng.shuffle(asked)
         facts += [_fact_row(person, attribute, _heldout(attribute, person, number)) for person, attribute in asked]

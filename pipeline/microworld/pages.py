@@ -97,7 +97,7 @@ def _readers(settings: Settings, people: list[Person], rng: random.Random) -> li
 
 def _textbook(settings: Settings, problems: list[Problem], rng: random.Random) -> list[tuple[str, str, list[str]]]:
     drawn = draw(problems, settings.worked_sums, rng)
-    pages = []
+    pages: list[tuple[str, str, list[str]]] = []
     for start in range(0, len(drawn), settings.sums_per_page):
         exercises = len(pages) % 2 == 1
         worked = []

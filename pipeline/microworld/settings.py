@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.microworld.valley import ATTRIBUTES, FIRST_NAMES, LAST_NAMES
 
-MAX_NAME_PARTS = 24  # names in each list of pipeline/microworld/valley.py
+MAX_NAME_PARTS = min(len(FIRST_NAMES), len(LAST_NAMES))
+HELDOUT_PHRASINGS = min(len(attribute.heldout_questions) for attribute in ATTRIBUTES)
 
 
 def _key(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
@@ -28,7 +30,8 @@ class Settings:
     # People
     name_parts: int = _key(16, "first names, and as many last names; a person is one of each", 2, MAX_NAME_PARTS)
     mention_grades: list[int] = _key(
-        [0, 1, 2, 5, 20, 100], "how often a person is mentioned in the crawl, ascending; 0 = unknown, occurs nowhere"
+        [0, 1, 2, 5, 20, 100],
+        "how often the gazette tells all facts of a person, ascending; 0 = unknown, occurs nowhere",
     )
     people_per_grade: list[int] = _key([32, 16, 16, 16, 16, 64], "people of each grade, in the order of mention_grades")
     taught_people: int = _key(40, "people of the top grade whose questions the conversations show", 1, 10_000)
@@ -84,6 +87,12 @@ class Settings:
             found.append(
                 f"taught_people: {self.taught_people} of the {counts[-1]} people of the top grade leaves none to ask "
                 "facts_heldout about; lower it"
+            )
+        asked = max(0, counts[-1] - self.taught_people) * len(ATTRIBUTES) * HELDOUT_PHRASINGS
+        if self.facts_heldout > asked > 0:
+            found.append(
+                f"facts_heldout: {self.facts_heldout} questions, but the people of the top grade who are not taught give "
+                f"only {asked}; lower it or raise the last of people_per_grade"
             )
         return found
 

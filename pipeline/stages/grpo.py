@@ -162,7 +162,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
         context=args.max_completion_length,
         base=source,
         tokenizer=handed_over,
-        facts={"rows": len(train)},
+        facts=data.facts_of(train),
     )
 
 
@@ -177,12 +177,12 @@ def _check_rewards(
     from pipeline.evaluation.generation import generate, render_prompt
     from pipeline.rewards.check import check_rewards
     from pipeline.rewards.samples import check_samples
-    from pipeline.training import session
+    from pipeline.training import problems, session
 
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    table = rows.to_list()
+    table = problems.looked_at(rows)
     found = check_rewards(rewards, weights, table, gold_template=recipe.arguments.gold_template, tokenize=tokenize)
     session.say(found.to_text())
     if not found.ok and recipe.arguments.reward_check == "stop":

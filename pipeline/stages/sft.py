@@ -125,4 +125,4 @@ def _train(recipe: Recipe, directory: Any) -> None:
     )
     session.check_launch(trainer)
     trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=has_turn_marks(tokenizer)))
-    session.train(trainer, directory, recipe, context=args.max_length or 1024, base=source, facts={"rows": len(train)})
+    session.train(trainer, directory, recipe, context=args.max_length or 1024, base=source, facts=data.facts_of(train))

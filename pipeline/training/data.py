@@ -39,6 +39,11 @@ def load_training_data(recipe: Any, *, validation_fraction: float = 0.0) -> tupl
     if wants_evaluation and not size and script.dataset_test_split in splits:
         evaluation = splits[script.dataset_test_split]
     elif wants_evaluation and (size or validation_fraction):
+        if not hasattr(train, "train_test_split"):
+            raise PipelineError(
+                f"{recipe.path}: {name} is read as a stream, which cannot be split. Name a split in dataset_test_split, or "
+                f"leave out dataset_streaming."
+            )
         parts = train.train_test_split(test_size=size or validation_fraction, seed=seed)
         train, evaluation = parts["train"], parts["test"]
     elif wants_evaluation:
@@ -98,6 +103,11 @@ def _split(splits: Any, name: str, source: str) -> Any:
             f"{source}: no split {name!r} (found {', '.join(splits)}). Name one of them in dataset_train_split."
         )
     return splits[name]
+
+
+def facts_of(rows: Any) -> dict[str, int]:
+    """What the manifest says of training rows: their number, unless they are a stream."""
+    return {"rows": len(rows)} if hasattr(rows, "__len__") else {}
 
 
 def rename_columns(rows: Any, columns: dict[str, str | None], source: str) -> Any:

@@ -1,11 +1,13 @@
 """Problems for reinforcement learning: prompts as the trainer wants them, and what is refused before rollouts begin."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.training.data import rename_columns
 
+LOOKED_AT = 10_000
 GIVEN_BY_THE_TRAINER = ("prompts", "completions", "completion_ids", "trainer_state")
 
 
@@ -26,12 +28,11 @@ def prepare(rows: Any, columns: dict[str, str | None], source: str, *, chat: boo
     names = list(rows.column_names or next(iter(rows)))
     if "prompt" not in names:
         raise PipelineError(f"{source}: no column `prompt`; found {', '.join(names)}. Name it in prompt_column.")
-    empty = [number for number, prompt in enumerate(rows["prompt"]) if not prompt]
-    if empty:
-        raise PipelineError(f"{source}, row {empty[0]}: the prompt is empty ({len(empty)} such rows). Remove them.")
 
-    def shape(row: dict[str, Any]) -> dict[str, Any]:
+    def shape(row: dict[str, Any], number: int) -> dict[str, Any]:
         prompt = row["prompt"]
+        if not prompt:
+            raise PipelineError(f"{source}, row {number}: the prompt is empty. Remove such rows.")
         if chat and isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         if chat and system and prompt[0]["role"] != "system":
@@ -39,7 +40,12 @@ def prepare(rows: Any, columns: dict[str, str | None], source: str, *, chat: boo
         shaped = {"prompt": prompt}
         return shaped | ({"answer": str(row["answer"])} if "answer" in row else {})
 
-    return rows.map(shape)
+    return rows.map(shape, with_indices=True)
+
+
+def looked_at(rows: Any) -> list[dict[str, Any]]:
+    """The rows that checks before training read: all of them, or of a stream the first ones."""
+    return rows.to_list() if hasattr(rows, "to_list") else list(islice(rows, LOOKED_AT))
 
 
 def check_columns(rows: Any, rewards: Sequence[Any], source: str) -> None:
@@ -61,9 +67,10 @@ def check(rows: Any, tokenizer: Any, model: Any, args: Any) -> None:
             prompt whose tokens and `max_completion_length` exceed the model's context.
     """
     unique = args.generation_batch_size // args.num_generations
-    if len(rows) < unique:
+    found = looked_at(rows)
+    if len(found) < unique:
         raise PipelineError(
-            f"The data has {len(rows)} rows, but one generation batch needs {unique} different prompts "
+            f"The data has {len(found)} rows, but one generation batch needs {unique} different prompts "
             f"(generation_batch_size {args.generation_batch_size} / num_generations {args.num_generations}). No step would "
             f"be made. Give more rows, or a smaller per_device_train_batch_size x steps_per_generation."
         )
@@ -71,7 +78,7 @@ def check(rows: Any, tokenizer: Any, model: Any, args: Any) -> None:
     if context is None:
         return
     room = context - args.max_completion_length
-    for number, prompt in enumerate(rows["prompt"]):
+    for number, prompt in enumerate(row["prompt"] for row in found):
         if isinstance(prompt, str):
             length = len(tokenizer(prompt)["input_ids"])
         else:
