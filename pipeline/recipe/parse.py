@@ -66,6 +66,7 @@ class Recipe:
     def hash(self) -> str:
         """SHA-256 of the stage and of those given values that can change what it writes."""
         values = {key: value for key, value in self.values.items() if key not in BESIDE_THE_RESULT}
+        values = _portable(values, os.path.dirname(os.path.abspath(self.output_dir)))
         canonical = json.dumps({"stage": self.stage, "values": values}, sort_keys=True, default=str)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -103,6 +104,16 @@ class Recipe:
         place = Path(os.path.abspath(Path(path).expanduser()))
         folders = [Path(os.path.abspath(folder)) for folder in self.pending]
         return any(place.is_relative_to(folder) or folder.is_relative_to(place) for folder in folders)
+
+
+def _portable(value: Any, run: str) -> Any:
+    """`value` with paths into the run's folder told from there: a run that was moved is still the same run."""
+    if isinstance(value, dict):
+        return {key: _portable(inner, run) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_portable(inner, run) for inner in value]
+    inside = isinstance(value, str) and os.path.abspath(value).startswith(run + os.sep)
+    return f"<run>/{os.path.relpath(value, run)}" if inside else value
 
 
 def parse(stage: Any, values: Mapping[str, Any], path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
