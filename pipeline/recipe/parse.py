@@ -112,7 +112,7 @@ def _portable(value: Any, run: str) -> Any:
         return {key: _portable(inner, run) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_portable(inner, run) for inner in value]
-    inside = isinstance(value, str) and os.path.abspath(value).startswith(run + os.sep)
+    inside = isinstance(value, str) and os.sep in value and os.path.abspath(value).startswith(run + os.sep)
     return f"<run>/{os.path.relpath(value, run)}" if inside else value
 
 
