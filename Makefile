@@ -11,7 +11,7 @@ LAUNCH = $(if $(ACCELERATE),$(BIN)/accelerate launch --config_file accelerate_co
 PREPARE := world corpus tokenizer report
 TRAIN := pretrain sft grpo evaluate
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: help setup demo test test-fast lint format benchmark clean $(PREPARE) $(TRAIN)
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,7 +25,7 @@ Handler = Callable[[argparse.Namespace, list[str]], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with 0, or with 1 and one message (130 after Ctrl-C)."""
+    """Run a command; exit with 0, or with 1 and one message (130 after Ctrl-C, 143 after SIGTERM)."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on CPUs it warns of a missing kernel when imported
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     if overrides and not options.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    # What a scheduler sends before it kills: leave as after Ctrl-C, and take the stages of `pipeline run` along.
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         status = options.handler(options, overrides)
     except PipelineError as error:
@@ -40,15 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         status = 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if options.debug:
             raise
         print("\ninterrupted: the same command goes on from the newest checkpoint", file=sys.stderr)
-        status = 130
+        status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:  # `pipeline lineage ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     sys.exit(status)
+
+
+def _terminated(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -333,7 +333,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_world, capsys):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(tmp_path, tiny_world, capsys):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_with_one_line_and_the_same_command_goes_on(tmp_path, tiny_world, capsys, sent, status):
     recipe = pretrain_recipe(tmp_path / "run.yaml", tiny_world, max_steps=60, save_strategy="steps", save_steps=2)
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "pretrain", "--config", recipe],
@@ -346,9 +347,9 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(tmp_path, tiny_w
         (tmp_path / "run" / "checkpoints").glob("checkpoint-*/trainer_state.json")
     ):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     error = process.communicate()[1]
-    assert process.returncode == 130
+    assert process.returncode == status
     assert error.strip().splitlines()[-1] == "interrupted: the same command goes on from the newest checkpoint"
     assert "Traceback" not in error
     assert read_manifest(tmp_path / "run")["status"] == "running"
