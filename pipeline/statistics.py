@@ -1,7 +1,9 @@
-"""Intervals for shares: a rate without its interval is not a measurement."""
+"""Intervals and tests: a rate without its interval is not a measurement."""
 
 import math
-from statistics import NormalDist
+import random
+from collections.abc import Sequence
+from statistics import NormalDist, fmean
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -35,3 +37,57 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     high = 1.0 if correct == n else min(1.0, centre + half)
     return low, high
+
+
+def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, *, draws: int = 2_000) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean (Efron 1979), over what was drawn independently: questions, not samples.
+
+    The draws have a fixed seed: the same values give the same interval.
+
+    Args:
+        values: One number a question, such as its share of right samples.
+        confidence: Coverage, between 0 and 1.
+        draws: Resamples.
+
+    Raises:
+        ValueError: `values` is empty.
+    """
+    if not values:
+        raise ValueError("no values to draw from")
+    choose = random.Random(0)
+    means = sorted(fmean(choose.choices(values, k=len(values))) for _ in range(draws))
+    edge = (1 - confidence) / 2
+    return means[round(edge * (draws - 1))], means[round((1 - edge) * (draws - 1))]
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021, arXiv:2107.03374).
+
+    Args:
+        n: Samples drawn of one question.
+        correct: How many of them are right.
+        k: 1 ≤ k ≤ n.
+
+    Raises:
+        ValueError: `k` or `correct` is out of range.
+    """
+    if not 0 <= correct <= n or not 1 <= k <= n:
+        raise ValueError(f"expected 0 ≤ correct ≤ n and 1 ≤ k ≤ n: n={n}, correct={correct}, k={k}")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def mcnemar_test(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Two-sided exact p-value that two models are right equally often on the same questions (McNemar 1947).
+
+    Only questions on which they differ say anything; under the hypothesis each falls to either side like a coin.
+
+    Raises:
+        ValueError: The lists differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"the same questions in the same order are needed: {len(first)} and {len(second)} answers")
+    gained = sum(b and not a for a, b in zip(first, second, strict=True))
+    lost = sum(a and not b for a, b in zip(first, second, strict=True))
+    differing = gained + lost
+    tail = sum(math.comb(differing, i) for i in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**differing)

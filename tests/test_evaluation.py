@@ -13,7 +13,7 @@ from conftest import write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation import evaluate, loading
+from pipeline.evaluation import loading, measure
 from pipeline.evaluation.evaluate import evaluate_checkpoint, model_fingerprint, pending, run_evaluations
 from pipeline.evaluation.generation import Completion, generate, render_prompt
 from pipeline.evaluation.scorers import find_scorer, scorer_names, visible_answer
@@ -54,7 +54,7 @@ def own_answers(loaded):
     return [
         completion.text
         for completion in generate(
-            loaded.model, loaded.tokenizer, prompts, max_new_tokens=8, stop_strings=evaluate.BASE_STOPS
+            loaded.model, loaded.tokenizer, prompts, max_new_tokens=8, stop_strings=measure.BASE_STOPS
         )
     ]
 

@@ -1,8 +1,10 @@
-"""Intervals of shares."""
+"""Intervals and tests."""
+
+from itertools import combinations
 
 import pytest
 
-from pipeline.statistics import wilson_interval
+from pipeline.statistics import bootstrap_interval, mcnemar_test, pass_at_k, wilson_interval
 
 
 def test_wilson_interval_has_the_published_values():
@@ -40,3 +42,31 @@ def test_without_trials_nothing_is_known():
 def test_impossible_counts_are_refused(correct, n, confidence):
     with pytest.raises(ValueError, match="must lie between"):
         wilson_interval(correct, n, confidence)
+
+
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_sample():
+    for n, correct, k in [(5, 2, 1), (5, 2, 3), (6, 1, 4), (4, 0, 2), (4, 4, 2)]:
+        draws = list(combinations(range(n), k))
+        held = sum(any(sample < correct for sample in draw) for draw in draws)
+        assert pass_at_k(n, correct, k) == pytest.approx(held / len(draws))
+    with pytest.raises(ValueError, match="n=4, correct=5, k=2"):
+        pass_at_k(4, 5, 2)
+
+
+def test_bootstrap_interval_of_shares_agrees_with_wilson_and_repeats_itself():
+    values = [1.0] * 60 + [0.0] * 140
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
+    assert (low, high) == pytest.approx(wilson_interval(60, 200), abs=0.01)
+    assert bootstrap_interval([0.25, 0.25]) == (0.25, 0.25)
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_interval([])
+
+
+def test_mcnemar_is_the_exact_binomial_test_of_the_questions_that_differ():
+    first = [True] * 10 + [True] * 1 + [False] * 9
+    second = [True] * 10 + [False] * 1 + [True] * 9
+    assert mcnemar_test(first, second) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar_test(first, first) == 1.0
+    with pytest.raises(ValueError, match="same questions"):
+        mcnemar_test([True], [])

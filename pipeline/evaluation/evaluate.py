@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.scorers import find_scorer
+from pipeline.evaluation.measure import answer_rows, figures
 from pipeline.evaluation.specification import Evaluation, data_hash, few_shot_rows, load_evaluations, questions
 from pipeline.manifest import MANIFEST, dump, read_manifest, sha256, write_atomically
-from pipeline.statistics import wilson_interval
 
 RESULTS = "evaluation.json"
 ANSWERS = "evaluation"
 PROVENANCE = "provenance.json"
-
-# A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
-# one line, so is the question.
-BASE_STOPS = ("\nQuestion:", "\n\n")
-ONE_LINE = ("\n",)
 
 Results = dict[str, dict[str, Any]]
 
@@ -37,10 +31,11 @@ def run_evaluations(
     batch_size: int = 128,
     accelerator: Any = None,
 ) -> Results:
-    """Greedy answers to all questions of the evaluations that are not up to date in `directory`.
+    """Answers to all questions of the evaluations that are not up to date in `directory`.
 
-    Writes `evaluation.json` ({"NAME": {"n", "correct", "rate", "low", "high"}}, 95 % Wilson intervals), every answer in
-    `evaluation/NAME.jsonl`, and in `evaluation/provenance.json` of which model, questions and settings they are.
+    Writes `evaluation.json` ({"NAME": {"n", "correct", "rate", "low", "high"}}, 95 % intervals, and what else
+    `pipeline.evaluation.measure.figures` finds), every answer in `evaluation/NAME.jsonl`, and in
+    `evaluation/provenance.json` of which model, questions and settings they are.
 
     Args:
         evaluations: as `load_evaluations` takes or returns them.
@@ -55,7 +50,7 @@ def run_evaluations(
     Raises:
         PipelineError: whatever is wrong with the evaluations, or a chat checkpoint without a chat template.
     """
-    from pipeline.evaluation.generation import generate, is_sharded, render_prompt
+    from pipeline.evaluation.generation import is_sharded, render_prompt
 
     directory = Path(directory)
     loaded = _loaded(evaluations)
@@ -74,33 +69,30 @@ def run_evaluations(
         examples = few_shot_rows(evaluation)
         prompts = [render_prompt(tokenizer, row["prompt"], chat=chat, few_shot=examples) for row in rows]
         mine = list(range(rank, len(rows), ranks))
-        completions = generate(
+        answered = answer_rows(
+            evaluation,
             model,
             tokenizer,
+            [rows[i] for i in mine],
             [prompts[i] for i in mine],
-            max_new_tokens=evaluation.max_new_tokens,
+            chat=chat,
+            examples=examples,
             batch_size=batch_size,
-            stop_strings=() if chat or evaluation.scorer == "ends_turn" else _base_stops(examples),
+            seed=rank,
         )
-        scorer = find_scorer(evaluation.scorer)
-        answered = []
-        for i, completion in zip(mine, completions, strict=True):
-            accepted = rows[i]["answer"] if isinstance(rows[i]["answer"], list) else [rows[i]["answer"]]
-            correct = any(scorer(completion, answer) for answer in accepted)
-            outcome = {"completion": completion.text, "ended": completion.ended, "correct": correct}
-            answered.append((i, rows[i] | outcome))
         if ranks > 1:
             from accelerate.utils import gather_object
 
-            answered = sorted(gather_object(answered), key=lambda pair: pair[0])
-        results[name] = _count([row["correct"] for _, row in answered])
+            numbered = gather_object(list(zip(mine, answered, strict=True)))
+            answered = [row for _, row in sorted(numbered, key=lambda pair: pair[0])]
+        results[name] = figures(evaluation, answered)
         if main:
             provenance = _provenance(evaluation, fingerprint) | {
                 "kind": kind,
                 "first_prompt": prompts[0],
                 "seconds": round(time.perf_counter() - started, 2),
             }
-            _keep(directory, name, [row for _, row in answered], results[name], provenance)
+            _keep(directory, name, answered, results[name], provenance)
     if accelerator is not None:
         accelerator.wait_for_everyone()
     return {name: results[name] for name in loaded}
@@ -187,14 +179,23 @@ def model_fingerprint(checkpoint: str | Path) -> str:
 
 
 def format_results(results: Results) -> str:
-    """One line an evaluation: rate, interval, counts."""
+    """One line a figure: rate or value, interval, counts."""
     width = max((len(name) for name in results), default=0)
-    return "\n".join(
-        f"  {name:<{width}}  {100 * result['rate']:5.1f} %  [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
-        f"  {result['correct']} of {result['n']}"
-        for name, result in results.items()
-        if "rate" in result
-    )
+    lines = []
+    for name, result in results.items():
+        if "rate" in result:
+            counts = f"{result['correct']} of {result['n'] * result.get('samples', 1)}"
+            lines.append(f"  {name:<{width}}  {_percent(result['rate'], result)}  {counts}")
+        elif "value" in result:
+            interval = f"[{result['low']:.4f}, {result['high']:.4f}]"
+            lines.append(f"  {name:<{width}}  {result['value']:.4f}  {interval}  {result['n']} rows")
+        parts = {key: part for key, part in result.items() if isinstance(part, dict)}
+        lines += [f"  {'':<{width}}  {_percent(part['value'], part)}  {key}" for key, part in parts.items()]
+    return "\n".join(lines)
+
+
+def _percent(rate: float, interval: dict[str, Any]) -> str:
+    return f"{100 * rate:5.1f} %  [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
 def _loaded(evaluations: Any) -> dict[str, Evaluation]:
@@ -207,16 +208,6 @@ def _provenance(evaluation: Evaluation, fingerprint: str | None) -> dict[str, An
     # The questions count by content, so that a run folder may be moved.
     settings = {key: value for key, value in evaluation.as_dict().items() if key not in ("path", "few_shot_path")}
     return {"model": fingerprint, "data": data_hash(evaluation), "specification": settings}
-
-
-def _base_stops(examples: list[dict[str, Any]]) -> tuple[str, ...]:
-    one_line = bool(examples) and not any("\n" in str(example["answer"]) for example in examples)
-    return ONE_LINE if one_line else BASE_STOPS
-
-
-def _count(correct: list[bool]) -> dict[str, Any]:
-    low, high = wilson_interval(sum(correct), len(correct))
-    return {"n": len(correct), "correct": sum(correct), "rate": sum(correct) / len(correct), "low": low, "high": high}
 
 
 def _keep(

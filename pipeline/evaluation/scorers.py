@@ -1,12 +1,14 @@
-"""Judges of an answer, by name: three that look at text, one that looks at the end token, and the rewards' verifiers."""
+"""Judges of an answer, by name: two that look at text, one that looks at the end token, the rewards' verifiers, and the
+two measures that need no completion (`LIKELIHOOD`)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.specification import LIKELIHOOD
 
 if TYPE_CHECKING:
     from pipeline.evaluation.generation import Completion
@@ -44,7 +46,7 @@ def scorer_names() -> list[str]:
     """Every name that an evaluation's `scorer` may have."""
     from pipeline.rewards import find, names
 
-    return sorted([*_OWN, *(name for name in names() if find(name).verify is not None)])
+    return sorted([*_OWN, *LIKELIHOOD, *(name for name in names() if find(name).verify is not None)])
 
 
 def find_scorer(name: str) -> Scorer:
@@ -57,3 +59,12 @@ def find_scorer(name: str) -> Scorer:
     if verify is None:
         raise PipelineError(f"scorer {name!r} is a reward without a verifier; there are {', '.join(scorer_names())}")
     return lambda completion, answer: bool(verify(completion.text, answer))
+
+
+def same_answer(scorer: str, text: str) -> Any:
+    """What two completions share when they give the same answer: the vote of majority@k; None without an answer."""
+    if scorer == "numeric":
+        from pipeline.rewards.numeric import final_number
+
+        return final_number(text)
+    return " ".join(visible_answer(text).split()).lower() or None

@@ -38,6 +38,8 @@ class Evaluation:
     few_shot_path: JSONL with rows of the same form; none of them may be a question of `path`.
     prompt_column, answer_column: other names for the two columns.
     limit: only the first so many rows.
+    samples: answers drawn of each question, for pass@k and majority@k; one is the greedy answer.
+    temperature, top_p: how several samples are drawn.
     """
 
     path: str
@@ -48,6 +50,9 @@ class Evaluation:
     prompt_column: str = "prompt"
     answer_column: str = "answer"
     limit: int | None = None
+    samples: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -62,7 +67,13 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "prompt_column": ((str,), "a column's name"),
     "answer_column": ((str,), "a column's name"),
     "limit": ((int, type(None)), "a number of rows"),
+    "samples": ((int,), "a number of answers to each question"),
+    "temperature": ((int, float), "a number above 0"),
+    "top_p": ((int, float), "a number above 0, at most 1"),
 }
+
+LIKELIHOOD = ("bits_per_byte", "choice")
+"""Scorers that look at probabilities instead of a completion: of the gold answer, and of each of a row's `choices`."""
 
 
 def read_evaluations(value: Any) -> dict[str, Any]:
@@ -240,6 +251,14 @@ def _read_rows(path: Path, evaluation: Evaluation) -> list[dict[str, Any]]:
         )
     if not rows:
         raise PipelineError(f"{path}: no rows, so that there is nothing to ask")
+    if evaluation.scorer == "choice":
+        for number, row in enumerate(rows, start=1):
+            choices = row.get("choices")
+            if not isinstance(choices, list) or len(set(map(str, choices))) < 2 or row["answer"] not in choices:
+                raise PipelineError(
+                    f"{path}: row {number}: found choices {choices!r} and answer {row['answer']!r}, expected a list of at "
+                    f"least two texts of which the answer is one"
+                )
     return rows
 
 
@@ -259,12 +278,18 @@ def _complaints(specification: Any) -> list[str]:
         value = specification.get(key)
         if key in specification and (not isinstance(value, types) or isinstance(value, bool)):
             complaints.append(f".{key}: found {value!r}, expected {expected}")
+        elif key in ("temperature", "top_p"):
+            if value is not None and not 0 < value <= (1 if key == "top_p" else float("inf")):
+                complaints.append(f".{key}: found {value}, expected {expected}")
         elif isinstance(value, int) and value < (0 if key == "few_shot" else 1):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
     scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
     if isinstance(scorer, str) and scorer not in scorer_names():
         known = ", ".join(scorer_names())
         complaints.append(f".scorer: no scorer {scorer!r}{_nearest(scorer, scorer_names())}; there are {known}")
+    samples = specification.get("samples")
+    if scorer in LIKELIHOOD and isinstance(samples, int) and samples > 1:
+        complaints.append(f".samples: found {samples}, but {scorer} looks at probabilities and draws nothing")
     if isinstance(few_shot, int) and few_shot > 0 and not specification.get("few_shot_path"):
         complaints.append(f".few_shot: {few_shot} rows of which file? Give few_shot_path, or the rows themselves")
     return complaints

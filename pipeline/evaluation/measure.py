@@ -1,0 +1,164 @@
+"""One evaluation: what a model makes of its rows, and the figures that follow."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from pipeline.evaluation.scorers import Scorer, find_scorer, same_answer
+from pipeline.evaluation.specification import LIKELIHOOD, Evaluation
+from pipeline.statistics import bootstrap_interval, pass_at_k, wilson_interval
+
+# A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
+# one line, so is the question.
+BASE_STOPS = ("\nQuestion:", "\n\n")
+ONE_LINE = ("\n",)
+
+Row = dict[str, Any]
+
+
+def answer_rows(
+    evaluation: Evaluation,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+    *,
+    chat: bool,
+    examples: Sequence[Row],
+    batch_size: int,
+    seed: int = 0,
+) -> list[Row]:
+    """Each row with what the model made of it: completions and whether they are right, or log-probabilities."""
+    if evaluation.scorer in LIKELIHOOD:
+        return _likelihood_rows(evaluation, model, tokenizer, rows, prompts, chat=chat, batch_size=batch_size)
+    from pipeline.evaluation.generation import generate
+
+    samples = evaluation.samples
+    completions = generate(
+        model,
+        tokenizer,
+        list(prompts),
+        max_new_tokens=evaluation.max_new_tokens,
+        batch_size=batch_size,
+        stop_strings=() if chat or evaluation.scorer == "ends_turn" else _base_stops(examples),
+        n=samples,
+        temperature=evaluation.temperature if samples > 1 else 0.0,
+        top_p=evaluation.top_p,
+        seed=seed,
+    )
+    scorer = find_scorer(evaluation.scorer)
+    answered = []
+    for number, row in enumerate(rows):
+        accepted = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+        own = completions[number * samples : (number + 1) * samples]
+        outcomes = [
+            {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)} for one in own
+        ]
+        answered.append(row | (outcomes[0] if samples == 1 else {"samples": outcomes}))
+    return answered
+
+
+def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
+    """What `evaluation.json` says of the rows.
+
+    One greedy answer a question, and multiple choice: counts with a Wilson interval. Several samples: `rate` is the mean
+    share of right ones, that is pass@1, and `pass@k` and `majority@k` follow for k = 2, 4, 8 ... and the number drawn,
+    with bootstrap intervals over questions. Bits per byte: `value` with such an interval.
+    """
+    if evaluation.scorer == "bits_per_byte":
+        return {"n": len(answered)} | _ratio([row["bits"] for row in answered], [row["bytes"] for row in answered])
+    if evaluation.samples == 1:
+        right, n = sum(row["correct"] for row in answered), len(answered)
+        low, high = wilson_interval(right, n)
+        return {"n": n, "correct": right, "rate": right / n, "low": low, "high": high}
+    outcomes = [[bool(one["correct"]) for one in row["samples"]] for row in answered]
+    shares = [fmean(one) for one in outcomes]
+    low, high = bootstrap_interval(shares)
+    found: dict[str, Any] = {
+        "n": len(answered), "samples": evaluation.samples, "correct": sum(map(sum, outcomes)),
+        "rate": fmean(shares), "low": low, "high": high,
+    }  # fmt: skip
+    for k in _powers(evaluation.samples):
+        found[f"pass@{k}"] = _mean([pass_at_k(len(one), sum(one), k) for one in outcomes])
+    found[f"majority@{evaluation.samples}"] = _mean([_majority(evaluation.scorer, row["samples"]) for row in answered])
+    return found
+
+
+def _likelihood_rows(
+    evaluation: Evaluation,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+    *,
+    chat: bool,
+    batch_size: int,
+) -> list[Row]:
+    from pipeline.evaluation.likelihood import log_likelihoods
+
+    gap = "" if chat else " "  # a page of questions goes on after "Answer:"
+    options = [row["choices"] if evaluation.scorer == "choice" else [_gold(row)] for row in rows]
+    pairs = [(prompt, gap + text) for prompt, texts in zip(prompts, options, strict=True) for text in texts]
+    scores = iter(log_likelihoods(model, tokenizer, pairs, batch_size=batch_size))
+    answered = []
+    for row, texts in zip(rows, options, strict=True):
+        sums = [next(scores) for _ in texts]
+        if evaluation.scorer == "bits_per_byte":
+            answered.append(row | {"bits": -sums[0] / math.log(2), "bytes": len((gap + texts[0]).encode())})
+            continue
+        per_byte = [total / len(text.encode()) for total, text in zip(sums, texts, strict=True)]
+        chosen = texts[per_byte.index(max(per_byte))]
+        answered.append(row | {"completion": chosen, "log_likelihoods": sums, "correct": chosen == _gold(row)})
+    return answered
+
+
+def _gold(row: Row) -> str:
+    return str(row["answer"][0] if isinstance(row["answer"], list) else row["answer"])
+
+
+def _is_right(scorer: Scorer, completion: Any, accepted: Sequence[str]) -> bool:
+    return any(scorer(completion, answer) for answer in accepted)
+
+
+def _majority(scorer: str, samples: Sequence[Row]) -> float:
+    """Whether the most frequent answer is right; of answers that are equally frequent, the share of right ones.
+
+    Self-consistency, Wang et al. 2022. A completion without an answer has no vote.
+    """
+    votes: Counter[Any] = Counter()
+    right: dict[Any, bool] = {}
+    for one in samples:
+        key = same_answer(scorer, one["completion"])
+        if key is not None:
+            votes[key] += 1
+            right[key] = right.get(key, False) or bool(one["correct"])
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    return fmean(right[key] for key, count in votes.items() if count == most)
+
+
+def _powers(samples: int) -> list[int]:
+    return [k for k in (2**i for i in range(samples.bit_length())) if k < samples] + [samples]
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    low, high = bootstrap_interval(values)
+    return {"value": fmean(values), "low": low, "high": high}
+
+
+def _ratio(bits: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
+    """Bits of all rows over bytes of all rows; the interval resamples rows (by linearisation of the ratio)."""
+    value = sum(bits) / sum(sizes)
+    mean_size = sum(sizes) / len(sizes)
+    low, high = bootstrap_interval([(b - value * size) / mean_size for b, size in zip(bits, sizes, strict=True)])
+    return {"value": value, "low": value + low, "high": value + high}
+
+
+def _base_stops(examples: Sequence[Row]) -> tuple[str, ...]:
+    one_line = bool(examples) and not any("\n" in str(example["answer"]) for example in examples)
+    return ONE_LINE if one_line else BASE_STOPS
