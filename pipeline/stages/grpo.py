@@ -38,6 +38,13 @@ class Arguments(TrainingStageArguments):
     gold_template: str | None = field(
         default=None, metadata={"help": "form in which a gold answer scores best; {answer} stands for the answer"}
     )
+    rails: dict[str, Any] | str | bool | None = field(
+        default=None,
+        metadata={
+            "help": "what ends a run that goes wrong: stop (the default), warn, rollback, off, or {action, window, LIMITS}; "
+            "see docs/rails.md"
+        },
+    )
 
 
 KIND = "reasoning"
@@ -55,6 +62,7 @@ def check(recipe: Recipe) -> list[str]:
     from pipeline.errors import PipelineError
     from pipeline.evaluation.specification import check_evaluations
     from pipeline.training.arguments import check_training
+    from pipeline.training.rails import check_rails
 
     complaints = check_training(recipe, INPUTS, needs_data=True)
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
@@ -65,6 +73,7 @@ def check(recipe: Recipe) -> list[str]:
             complaints += str(error).splitlines()
     elif not recipe.get("reward_model_name_or_path"):
         complaints.append("reward_funcs: is missing: expected names of rewards or dotted paths of functions")
+    complaints += check_rails(recipe.arguments.rails)
     if not recipe.get("model_name_or_path"):
         complaints.append("model_name_or_path: is missing: expected the model to train")
     return complaints
@@ -119,6 +128,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.rewards import for_trainer
     from pipeline.training import data, models, problems, session
+    from pipeline.training.callbacks import Rails
 
     args = session.config(recipe, GRPOConfig, directory)
     source = models.source_of(recipe)
@@ -163,7 +173,16 @@ def _train(recipe: Recipe, directory: Any) -> None:
         base=source,
         tokenizer=handed_over,
         facts=data.facts_of(train),
+        rails=Rails(recipe.arguments.rails, directory.path / "alerts.jsonl", _ceiling(rewards, weights, reward_model)),
     )
+
+
+def _ceiling(rewards: list[Any], weights: list[float], reward_model: Any) -> float | None:
+    """The highest reward that a completion can get, None where one of them is not bounded."""
+    highs = [reward.high for reward in rewards]
+    if reward_model or None in highs:
+        return None
+    return sum(weight * high for weight, high in zip(weights, highs, strict=True) if weight > 0)
 
 
 def _check_rewards(

@@ -1,4 +1,4 @@
-"""Callbacks that every training stage carries: the metrics file, one readable line of progress, and a stop on NaN."""
+"""Callbacks of the training stages: the metrics file, one readable line of progress, a stop on NaN, the rails of RL."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline.errors import PipelineError
 from pipeline.training.device import flops_per_token, peak_flops
+from pipeline.training.rails import RAILS, History, Rail, describe, read_alerts, stopped_by
 
 _OURS = ("step", "epoch", "seconds", "tokens", "tokens_per_second", "mfu")
 
@@ -149,6 +150,88 @@ class StopOnNonFinite(TrainerCallback):
                     f"{key} is {value} at step {state.global_step}. Training has diverged: lower learning_rate, raise "
                     f"warmup_steps, or look for broken rows in the data. The checkpoints before it are kept."
                 )
+
+
+class Rails(TrainerCallback):
+    """Holds every logged step against the rails.
+
+    Args:
+        settings: The recipe's `rails`, checked; None for the defaults.
+        path: `alerts.jsonl`; lines beyond the step at which a run goes on are dropped.
+        ceiling: See `History`.
+
+    Attributes:
+        tripped: The alert that ended the run, or None.
+    """
+
+    def __init__(self, settings: Any, path: Path, ceiling: float | None = None):
+        settings = {"action": settings} if not isinstance(settings, dict) else dict(settings)
+        action = settings.pop("action", None)
+        self.action = "stop" if action is None else action or "off"  # YAML reads a bare `off` as false
+        self.history = History(settings.pop("window", 10), ceiling)
+        self.limits = {name: rail.limit for name, rail in RAILS.items()}
+        self.limits |= {name: limit for name, limit in settings.items() if name in RAILS}
+        self.path = path
+        self.tripped: dict[str, Any] | None = None
+        self.warned: set[str] = set()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.history.rows = [row for row in state.log_history if "reward" in row]
+        kept = (
+            [line for line in read_alerts(self.path) if line["step"] <= state.global_step] if state.global_step else []
+        )
+        self.warned = {line["rail"] for line in kept}
+        if state.is_world_process_zero and self.path.exists():
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        for line in kept:  # the same command must not walk past what stopped it
+            if self.action == line["action"] == "stop" and self.limits[line["rail"]] == line["limit"]:
+                raise stopped_by(line, "the run")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "reward" not in logs or self.action == "off":
+            return
+        self.history.rows.append({**logs, "step": state.global_step})
+        for name, rail in RAILS.items():
+            limit = self.limits[name]
+            if limit is None or limit is False or name in self.warned or self.tripped:
+                continue
+            seen = rail.seen(self.history, limit)
+            if seen is not None:
+                self._trip(name, rail, seen, state, control)
+
+    def _trip(
+        self, name: str, rail: Rail, seen: tuple[float, float], state: TrainerState, control: TrainerControl
+    ) -> None:
+        value, bound = seen
+        alert = {
+            "step": state.global_step, "rail": name, "value": value, "bound": bound, "limit": self.limits[name],
+            "means": rail.means, "cure": rail.cure, "action": self.action,
+            "logs": dict(self.history.rows[-1]),
+        }  # fmt: skip
+        self.warned.add(name)
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(alert, default=str) + "\n")
+            print(f"\nalert: {describe(alert)}", flush=True)
+        if self.action != "warn":
+            self.tripped = alert
+            control.should_save = self.action == "stop"
+            control.should_training_stop = True
+
+    def good_step(self) -> int:
+        """The last step that no window of the rail that tripped has seen, for `rollback`."""
+        assert self.tripped is not None
+        steps = [int(row.get("step", 0)) for row in self.history.rows]
+        return steps[-self.history.window - 1] if len(steps) > self.history.window else 0
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

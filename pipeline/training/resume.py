@@ -12,19 +12,22 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 
 
-def newest_checkpoint(folder: Path, world_size: int = 1) -> Path | None:
+def newest_checkpoint(folder: Path, world_size: int = 1, up_to: int | None = None) -> Path | None:
     """The `checkpoint-N` below `folder` with the highest N whose files are all there and readable.
 
     Args:
         folder: The Trainer's output directory.
         world_size: Processes, each of which saves its own random state.
+        up_to: The highest N that will do.
 
     Raises:
         PipelineError: Another number of processes saved it: they would read other rows, and a run that started over
             would be worse.
     """
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for path in sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True):
+    if up_to is not None:
+        found = [path for path in found if _step(path) <= up_to]
+    for path in sorted(found, key=_step, reverse=True):
         others = _saved_by_others(path, world_size)
         if others:
             raise PipelineError(
@@ -38,6 +41,10 @@ def newest_checkpoint(folder: Path, world_size: int = 1) -> Path | None:
     if found:
         print(f"{folder}: no whole checkpoint; training starts from its beginning", flush=True)
     return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def _saved_by_others(checkpoint: Path, world_size: int) -> int | None:

@@ -2,17 +2,20 @@
 
 import gc
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerState
 from transformers.utils import logging as transformers_logging
 
 from pipeline.checkpoint import StageDirectory
 from pipeline.errors import PipelineError
 from pipeline.training import distributed
-from pipeline.training.callbacks import MetricsFile, Progress, StopOnNonFinite, quiet
+from pipeline.training.callbacks import MetricsFile, Progress, Rails, StopOnNonFinite, quiet
 from pipeline.training.device import training_defaults
 from pipeline.training.models import check_reload, merge_adapter, probe_logits
+from pipeline.training.rails import stopped_by
 from pipeline.training.resume import newest_checkpoint
 
 
@@ -65,6 +68,7 @@ def train(
     base: str | None = None,
     tokenizer: Any = None,
     facts: Any = None,
+    rails: Rails | None = None,
 ) -> None:
     """Train from the newest whole checkpoint, if any, to the end, and publish the model.
 
@@ -76,15 +80,17 @@ def train(
         base: Where the weights came from; needed to merge a LoRA adapter.
         tokenizer: What to hand over, where it is not the one that the trainer works with.
         facts: More entries for the manifest.
+        rails: What may end the run before its last step.
 
     Raises:
-        PipelineError: Nothing was trained, the loss is no number, or the saved model is not the trained one.
+        PipelineError: Nothing was trained, the loss is no number, a rail stopped the run, or the saved model is not the
+            trained one.
     """
     transformers_logging.set_verbosity_error()
     quiet(trainer)
     world_size = trainer.accelerator.num_processes
     metrics = MetricsFile(directory.path / "metrics.jsonl", trainer.model, context, world_size)
-    for callback in (StopOnNonFinite(), metrics, Progress(recipe.stage, metrics)):
+    for callback in (StopOnNonFinite(), metrics, Progress(recipe.stage, metrics), *([rails] if rails else [])):
         trainer.add_callback(callback)
     resume = newest_checkpoint(directory.checkpoints, world_size) if directory.checkpoints.is_dir() else None
     directory.note_progress()
@@ -95,6 +101,11 @@ def train(
             f"{recipe.path}: no optimizer step was made: the training data is smaller than one batch, or every row was "
             f"dropped. Give more rows, or a smaller batch."
         )
+    facts = dict(facts or {})
+    if rails and rails.tripped:
+        if rails.action == "stop":
+            raise stopped_by(rails.tripped, recipe.stage)
+        facts["rolled_back"] = _roll_back(trainer, rails, recipe.stage)
     totals = metrics.totals
     final = {key: value for key, value in metrics.last_logs.items() if key != "num_tokens"}
     final |= _last_evaluation(trainer)
@@ -110,8 +121,24 @@ def train(
         tokens_per_second=round(totals["tokens"] / totals["seconds"], 1) if totals["seconds"] else None,
         flops=totals["flops"],
         world_size=world_size,
-        **(facts or {}),
+        **facts,
     )
+
+
+def _roll_back(trainer: Any, rails: Rails, stage: str) -> dict[str, Any]:
+    """Put the weights of the newest checkpoint from before the rail saw anything wrong back into the model."""
+    assert rails.tripped is not None
+    last = trainer.state.global_step
+    good = newest_checkpoint(Path(trainer.args.output_dir), trainer.accelerator.num_processes, up_to=rails.good_step())
+    if good is None:
+        raise PipelineError(
+            f"{stopped_by(rails.tripped, stage)} There is no checkpoint from step {rails.good_step()} or before to roll back "
+            f"to: lower save_steps, or raise save_total_limit."
+        )
+    trainer._load_from_checkpoint(str(good))
+    trainer.state.global_step = TrainerState.load_from_json(str(good / "trainer_state.json")).global_step
+    say(f"{stage}  rolled back from step {last} to {good.name}")
+    return {"rail": rails.tripped["rail"], "from_step": last, "to_step": trainer.state.global_step}
 
 
 def make_no_step_beyond_the_last(trainer: Any) -> None:
