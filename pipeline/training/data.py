@@ -57,6 +57,14 @@ def load_training_data(recipe: Any, *, validation_fraction: float = 0.0) -> tupl
     return train, evaluation
 
 
+def load_rows(name: str, config: str | None = None, split: str = "train") -> Any:
+    """One split of a file, a folder or a hub dataset. Raises `PipelineError` where it is missing or empty."""
+    rows = _split(_load(name, config, streaming=False), split, name)
+    if len(rows) == 0:
+        raise PipelineError(f"{name}: the split {split} is empty.")
+    return rows
+
+
 def _load(name: str, config: str | None, *, streaming: bool) -> Any:
     """All splits of a file, a folder or a hub dataset."""
     from datasets import load_dataset
