@@ -8,8 +8,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIPELINE = $(BIN)/python -m pipeline
 LAUNCH = $(if $(ACCELERATE),$(BIN)/accelerate launch --config_file accelerate_configs/$(ACCELERATE).yaml -m pipeline,$(PIPELINE))
-PREPARE := world corpus tokenizer report
-TRAIN := pretrain sft grpo evaluate
+PREPARE := world corpus tokenizer sample report
+TRAIN := pretrain sft grpo distill evaluate
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export GOMP_SPINCOUNT ?= 10000
 

@@ -17,6 +17,7 @@ STAGES = {
     "pretrain": "pretrain a model on token shards",
     "sft": "fine-tune a model on conversations or completions",
     "grpo": "train a model by reinforcement with verifiable rewards",
+    "distill": "train a model on a larger one's probabilities of its own completions",
     "sample": "draw completions of problems from a checkpoint, and keep the right ones as demonstrations",
     "evaluate": "ask a checkpoint the recipe's questions",
     "report": "write the report of a run",

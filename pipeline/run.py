@@ -12,7 +12,7 @@ import yaml
 from pipeline import stages
 from pipeline.errors import PipelineError
 
-DISTRIBUTED = ("pretrain", "sft", "grpo", "evaluate")
+DISTRIBUTED = ("pretrain", "sft", "grpo", "distill", "evaluate")
 
 
 def run_folder(

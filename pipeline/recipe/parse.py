@@ -276,7 +276,7 @@ def _unknown(key: str, keys: Mapping[str, Key], name: str, stage: Any) -> str:
     today = re.search(r"called (\w+)", answer)
     if answer and (today is None or today[1] in keys):
         return f"unknown key: {answer}"
-    for engine in ("SFTConfig", "GRPOConfig", "GRPOScriptArguments"):
+    for engine in ("SFTConfig", "GRPOConfig", "GRPOScriptArguments", "DistillationConfig"):
         if key in hints_of(engine_class(engine)):
             return f"is a key of {engine}, not of the {name} stage{nearest(key, keys)}"
     return f"unknown key{nearest(key, keys)}"

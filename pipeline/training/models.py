@@ -84,13 +84,14 @@ def source_of(recipe: Any) -> str:
     return str(path)
 
 
-def load_model(recipe: Any) -> PreTrainedModel:
-    """The causal language model that the recipe names, in float32 unless it says otherwise, quantised when it says so.
+def load_model(recipe: Any, path: str | None = None) -> PreTrainedModel:
+    """The causal language model that the recipe names, or the one in `path`, in float32 unless the recipe says otherwise,
+    quantised when it says so.
 
     Build the trainer's arguments first: DeepSpeed ZeRO-3 shards the weights while they load, and learns of that there.
     """
     arguments = model_arguments(recipe)
-    path = source_of(recipe)
+    path = path or source_of(recipe)
     options: dict[str, Any] = {
         "revision": arguments.model_revision,
         "trust_remote_code": recipe.get("trust_remote_code", False),
