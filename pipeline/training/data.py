@@ -11,10 +11,10 @@ READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "cs
 def load_training_data(recipe: Any, *, validation_fraction: float = 0.0) -> tuple[Any, Any]:
     """(training rows, evaluation rows or None) that a recipe names, as TRL's keys say.
 
-    `dataset_name` takes a file, a folder of train and test files, or a hub id. `datasets` is a mixture with `fraction`s as
-    weights. Evaluation rows are the test split where `eval_strategy` asks for one; with `test_split_size`, or with
-    `validation_fraction` where there is no test split, they are drawn from the training rows by the recipe's seed (TRL's
-    own split is unseeded: a resumed run would evaluate on what it had trained on).
+    `dataset_name` takes a file, a folder of train and test files, a hub id, or tasks of reasoning-gym. `datasets` is a
+    mixture with `fraction`s as weights. Evaluation rows are the test split where `eval_strategy` asks for one; with
+    `test_split_size`, or with `validation_fraction` where there is no test split, they are drawn from the training rows by
+    the recipe's seed (TRL's own split is unseeded: a resumed run would evaluate on what it had trained on).
 
     Raises:
         PipelineError: Nothing is there, a split is missing, or the dataset is empty.
@@ -70,6 +70,10 @@ def _load(name: str, config: str | None, *, streaming: bool) -> Any:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
+    from pipeline.training import gym
+
+    if name.startswith(gym.PREFIX):
+        return gym.load(name)
     path = Path(name).expanduser()
     try:
         if path.is_file():
