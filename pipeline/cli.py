@@ -115,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     lineage = command("lineage", "print a checkpoint's ancestry and verify every hash", _lineage)
     lineage.add_argument("path", help="a stage directory")
 
+    comparison = command("compare", "evaluated checkpoints or runs side by side, with paired tests", _compare)
+    comparison.add_argument("paths", nargs="+", metavar="PATH", help="a checkpoint, or a folder of a run")
+    comparison.add_argument("--json", action="store_true", help="print JSON")
+
     command("rewards", "list the rewards that a recipe can name", _rewards)
 
     schema = command("schema", "print the JSON Schema of a stage's recipe, for editors", _schema)
@@ -227,6 +231,19 @@ def _lineage(options: argparse.Namespace, overrides: list[str]) -> int:
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
+    from pipeline.reporting import compare, comparison_text
+
+    found = compare(options.paths)
+    if options.json:
+        import json
+
+        print(json.dumps(found, indent=2))
+    else:
+        print(comparison_text(found))
+    return 0
 
 
 def _rewards(options: argparse.Namespace, overrides: list[str]) -> int:

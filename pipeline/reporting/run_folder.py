@@ -105,7 +105,7 @@ def read_run(folder: str | Path) -> Run:
         raise PipelineError(f"{folder}: no such folder; expected a run, such as runs/demo")
     missing: list[str] = []
     stages = [
-        _read_stage(path, missing)
+        read_stage(path, missing)
         for path in sorted(folder.iterdir())
         if path.is_dir() and not _MOVED_ASIDE.search(path.name) and any((path / name).is_file() for name in _FILES)
     ]
@@ -120,7 +120,8 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, stages, missing)
 
 
-def _read_stage(path: Path, missing: list[str]) -> Stage:
+def read_stage(path: Path, missing: list[str]) -> Stage:
+    """One stage's directory; what is damaged in it is added to `missing`."""
     stage = Stage(path.name, path)
     for name in ("metrics", "samples"):
         rows, faulty = _json_lines(path / f"{name}.jsonl")

@@ -22,15 +22,20 @@ def summary_table(folder: str | Path) -> str:
     rows.append(["time", *(duration(stage.seconds) for stage in columns)])
     rows.append(["tokens", *(count(stage.tokens) for stage in columns)])
     others = [stage for stage in run.stages if stage not in columns]
+    lines = aligned(rows)
+    if others:
+        lines.append("besides: " + ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in others))
+    return "\n".join([*lines, *(f"missing: {text}" for text in run.missing)])
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a table: the first column flush left, the others flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
+    return [
         row[0].ljust(widths[0])
         + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
         for row in rows
     ]
-    if others:
-        lines.append("besides: " + ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in others))
-    return "\n".join([*lines, *(f"missing: {text}" for text in run.missing)])
 
 
 def result_text(result: dict[str, Any] | None) -> str:

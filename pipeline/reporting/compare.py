@@ -1,0 +1,94 @@
+"""Any checkpoints side by side: the same evaluations with their intervals, and which questions one has over another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.reporting.run_folder import Stage, read_run, read_stage
+from pipeline.reporting.table import aligned, result_text
+from pipeline.statistics import mcnemar_test
+
+
+def compare(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Results of checkpoints, and paired tests of each against the first.
+
+    Args:
+        paths: Checkpoints with an `evaluation.json`, or folders of runs, whose evaluated checkpoints are all taken.
+
+    Returns:
+        `checkpoints`: names in order; `evaluations`: {NAME: {CHECKPOINT: result}}; `paired`: a row for each evaluation and
+        checkpoint that answered the very questions of the first one, with `gained` and `lost` questions and McNemar's exact
+        p-value.
+
+    Raises:
+        PipelineError: A path holds nothing evaluated, or there is but one checkpoint.
+    """
+    stages = [stage for path in paths for stage in _evaluated(Path(path))]
+    if len(stages) < 2:
+        raise PipelineError(f"{len(stages)} evaluated checkpoint found; expected at least two to compare.")
+    labels = [str(stage.path) for stage in stages]
+    names = list(dict.fromkeys(name for stage in stages for name in stage.evaluations))
+    paired = []
+    for label, stage in zip(labels[1:], stages[1:], strict=True):
+        for name in names:
+            test = _paired(stages[0], stage, name)
+            if test:
+                paired.append({"checkpoint": label, "evaluation": name, **test})
+    results = {
+        name: {
+            label: stage.evaluations[name]
+            for label, stage in zip(labels, stages, strict=True)
+            if name in stage.evaluations
+        }
+        for name in names
+    }
+    return {"checkpoints": labels, "evaluations": results, "paired": paired}
+
+
+def comparison_text(found: dict[str, Any]) -> str:
+    """What `compare` found, as a table and a line for each paired test."""
+    rows = [["", *found["evaluations"]]]
+    for label in found["checkpoints"]:
+        rows.append([label, *(result_text(results.get(label)) for results in found["evaluations"].values())])
+    lines = aligned(rows)
+    if found["paired"]:
+        lines += ["", f"question by question against {found['checkpoints'][0]}:"]
+        lines += aligned(
+            [
+                [
+                    f"{row['checkpoint']}  {row['evaluation']}",
+                    f"+{row['gained']}",
+                    f"-{row['lost']}",
+                    f"p = {row['p']:.3g}",
+                ]
+                for row in found["paired"]
+            ]
+        )
+    return "\n".join(lines)
+
+
+def _evaluated(path: Path) -> list[Stage]:
+    if (path / "evaluation.json").is_file():
+        return [read_stage(path, [])]
+    stages = [stage for stage in read_run(path).stages if stage.evaluations]
+    if not stages:
+        raise PipelineError(f"{path}: no checkpoint in it has an evaluation.json. Run `pipeline evaluate` first.")
+    return stages
+
+
+def _paired(first: Stage, second: Stage, name: str) -> dict[str, Any] | None:
+    """Gains and losses where both answered the same questions, once each."""
+    before, after = first.answers(name), second.answers(name)
+    same = [row.get("prompt") for row in before] == [row.get("prompt") for row in after]
+    if not before or not same or any("correct" not in row for row in (*before, *after)):
+        return None
+    right = [[bool(row["correct"]) for row in rows] for rows in (before, after)]
+    pairs = list(zip(*right, strict=True))
+    return {
+        "gained": sum(new and not old for old, new in pairs),
+        "lost": sum(old and not new for old, new in pairs),
+        "p": mcnemar_test(*right),
+    }
