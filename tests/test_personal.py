@@ -106,7 +106,7 @@ def test_ordinary_numbers_and_dates_stay():
 def test_real_text_is_left_alone(shared_data):
     text = (shared_data / "text" / "wikitext2-valid.txt").read_text(encoding="utf-8")
     cleaned, counts = scrub(text)
-    assert len(re.findall(r"\d+", text)) > 10_000
+    assert len(re.findall(r"\d+", text)) > 5_000
     assert sum(counts.values()) <= 3, re.findall(r".{40}<(?:email|phone|ip|card)>.{20}", cleaned)
     with (shared_data / "conversations" / "train.jsonl").open(encoding="utf-8") as file:
         said = [turn["content"] for line in file for turn in json.loads(line)["messages"]]
