@@ -6,6 +6,7 @@ import pytest
 from crawl import HTML, article, run, write_warc
 from fakes import complaints_of
 
+from pipeline.corpus.filters import datatrove_filter
 from pipeline.corpus.settings import CorpusSettings, UrlRules
 from pipeline.stages import corpus as stage
 
@@ -16,7 +17,9 @@ GOOD = (
     "Children learn the names of the hills at school, and their parents still use the older names when they talk. "
     "In winter the road over the pass is closed, so that letters arrive by boat and the newspaper a day later."
 )
-GERMAN = "Der Markt im Tal beginnt am frühen Morgen, und viele Gäste kommen mit dem Boot und bleiben bis zum Abend. " * 3
+GERMAN = (
+    "Der Markt im Tal beginnt am frühen Morgen, und viele Gäste kommen mit dem Boot und bleiben bis zum Abend. " * 3
+)
 
 
 def filtered(folder, rows, **keys):
@@ -86,7 +89,7 @@ def test_each_rule_of_quality_drops_its_example_for_its_reason(tmp_path, key, te
 def test_thresholds_of_the_recipe_are_those_of_the_filter(tmp_path):
     documents, _ = filtered(
         tmp_path / "a",
-        [("Too short to be a page of its own, and of the kind that has to go.", None)],
+        [("Children of the valley learn the names of the hills, and that their parents have others.", None)],
         gopher_quality={"min_doc_words": 5},
         gopher_repetition={"top_n_grams": [[2, 0.9]]},
     )
@@ -117,11 +120,12 @@ def test_a_fasttext_classifier_scores_where_one_is_given(tmp_path):
     assert table["score"]["reasons"] == {"english below 0.5": 1}
 
 
-def test_a_document_that_a_filter_fails_on_is_counted_and_not_fatal(tmp_path):
-    # Without words Gopher's ratios divide by nothing once the rule of length is off.
-    documents, table = filtered(
-        tmp_path / "a", [("\u200b", "odd"), (GOOD, "good")], gopher_quality={"min_doc_words": None}
-    )
+def test_a_document_that_a_filter_fails_on_is_counted_and_not_fatal(tmp_path, monkeypatch):
+    def fail(self, doc):
+        return True if doc.text == GOOD else 1 / 0
+
+    monkeypatch.setattr(datatrove_filter("gopher_quality"), "filter", fail)
+    documents, table = filtered(tmp_path / "a", [("odd", "odd"), (GOOD, "good")], gopher_quality=True)
     assert [document.url for document in documents] == ["good"]
     assert table["gopher_quality"]["reasons"] == {"the step failed on it (ZeroDivisionError)": 1}
 
@@ -158,10 +162,17 @@ def test_personal_data_is_replaced_and_counted_by_kind(tmp_path):
 
 
 def test_documents_that_hold_a_question_of_an_evaluation_are_dropped(tmp_path):
-    (tmp_path / "sums.jsonl").write_text('{"prompt": "How many bridges does the valley of the nine mills have in all?"}\n')
-    turns = [{"role": "user", "content": "Who opened the upper gate of the mill?"}, {"role": "assistant", "content": "A"}]
+    (tmp_path / "sums.jsonl").write_text(
+        '{"prompt": "How many bridges does the valley of the nine mills have in all?"}\n'
+    )
+    turns = [
+        {"role": "user", "content": "Who opened the upper gate of the mill?"},
+        {"role": "assistant", "content": "A"},
+    ]
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}))
-    (tmp_path / "evaluate.yaml").write_text(f"evaluations: {{mills: {{path: {tmp_path}/sums.jsonl, scorer: contains}}}}")
+    (tmp_path / "evaluate.yaml").write_text(
+        f"evaluations: {{mills: {{path: {tmp_path}/sums.jsonl, scorer: contains}}}}"
+    )
     rows = [
         (f"{GOOD} How many bridges does the valley of the nine mills have in all? Nine.", "held"),
         (f"{GOOD} who opened the upper gate of the mill", "asked"),
@@ -189,17 +200,28 @@ def test_samples_and_reasons_of_a_step_are_bounded(tmp_path):
         merged.add(step.to_json())
     assert merged.reasons["reason 7"] == 50 * step.reasons["reason 7"]
     assert len(merged.sample) <= SAMPLES_A_STEP
-    assert max(sum(one["reason"] == row["reason"] for one in merged.sample) for row in merged.sample) <= SAMPLES_A_REASON
+    assert (
+        max(sum(one["reason"] == row["reason"] for one in merged.sample) for row in merged.sample) <= SAMPLES_A_REASON
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"gopher_quality": {"min_doc_wrods": 5}}, r"gopher_quality.min_doc_wrods: unknown key; did you mean min_doc_words"),
-        ({"gopher_quality": {"min_doc_words": "many"}}, "gopher_quality.min_doc_words: expected a whole number or null"),
+        (
+            {"gopher_quality": {"min_doc_wrods": 5}},
+            r"gopher_quality.min_doc_wrods: unknown key; did you mean min_doc_words",
+        ),
+        (
+            {"gopher_quality": {"min_doc_words": "many"}},
+            "gopher_quality.min_doc_words: expected a whole number, found 'many'",
+        ),
         ({"c4": {"exclusion_writer": "x"}}, "c4.exclusion_writer: unknown key"),
         ({"fineweb": {"short_line_thr": [1]}}, "fineweb.short_line_thr: expected a number"),
-        ({"gopher_repetition": {"top_n_grams": [[2, "x"]]}}, r"gopher_repetition.top_n_grams\[0\]\[1\]: expected a number"),
+        (
+            {"gopher_repetition": {"top_n_grams": [[2, "x"]]}},
+            r"gopher_repetition.top_n_grams\[0\]\[1\]: expected a number",
+        ),
         ({"gopher_repetition": "yes please"}, "gopher_repetition: expected"),
         ({"url_filter": {"domain": ["x"]}}, "url_filter.domain: unknown key, expected one of domains, substrings"),
         ({"url_filter": {"blocklist": "no-such-file"}}, "url_filter.blocklist: no-such-file cannot be read"),
@@ -229,7 +251,12 @@ def test_a_wrong_setting_is_named_with_what_was_expected(tmp_path, monkeypatch, 
 def test_steps_that_are_left_out_do_not_appear(tmp_path):
     write_warc(tmp_path / "a.warc.gz", [("http://x/1", article(1), HTML, "200 OK")])
     _, table = run(
-        tmp_path / "out", input=str(tmp_path / "a.warc.gz"), language=False, url_filter=None, c4=False, deduplicate="none"
+        tmp_path / "out",
+        input=str(tmp_path / "a.warc.gz"),
+        language=False,
+        url_filter=None,
+        c4=False,
+        deduplicate="none",
     )
     assert list(table) == ["read", "extract", "min_characters"]
     settings = CorpusSettings(input="x", language=False)

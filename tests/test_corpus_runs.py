@@ -89,7 +89,9 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path)
 
 def test_tasks_that_are_done_are_not_done_again(tmp_path):
     write_crawl(tmp_path / "crawl", 20)
-    settings = CorpusSettings(input=str(tmp_path / "crawl"), tasks=3, workers=1, validation_fraction=0, extractor="resiliparse")
+    settings = CorpusSettings(
+        input=str(tmp_path / "crawl"), tasks=3, workers=1, validation_fraction=0, extractor="resiliparse"
+    )
     build(settings, tmp_path / "a", tmp_path / "working")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "working").rglob("*.parquet")}
     (tmp_path / "working" / "phases" / "clean" / "completions" / "00001").unlink()
@@ -169,7 +171,9 @@ def test_slurm_runs_the_same_phases_and_gives_the_same_bytes(tmp_path):
     assert "in 5 Slurm jobs" in said
     assert not (log / "failed.txt").exists(), (log / "log.txt").read_text()
     scripts = [script.read_text() for script in log.glob("*.slurm")]
-    assert any("--array=0-5" in script and "--partition=cpu" in script and "--mem-per-cpu=3G" in script for script in scripts)
+    assert any(
+        "--array=0-5" in script and "--partition=cpu" in script and "--mem-per-cpu=3G" in script for script in scripts
+    )
     local, there = published(tmp_path / "local"), published(tmp_path / "slurm")
     assert local == there
 
