@@ -80,6 +80,11 @@ class Near:
 class Signature(MinhashDedupSignature):
     """datatrove's signatures, some shingles at a time: all at once, a document of a million words takes gigabytes."""
 
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        import pipeline.corpus.words  # noqa: F401
+
+        super().run(data, rank, world_size)
+
     def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
         parts = [
             super(Signature, self).get_signature(shingles[start : start + SHINGLES_AT_ONCE])

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.utils.logging import logger
 
 from pipeline.corpus.duplicates import Exact, Near
-from pipeline.corpus.filters import early_filters, late_filters, score_columns
+from pipeline.corpus.filters import THRESHOLDS, early_filters, late_filters, score_columns
 from pipeline.corpus.settings import CorpusSettings, MinhashRules
 from pipeline.corpus.steps import Counted, CutByPosition, Lottery, Read, ReadShards, Write, whole, write_whole
 
@@ -36,6 +37,7 @@ class Phase:
 
 def phases_of(settings: CorpusSettings, working: Path, tasks: int) -> list[Phase]:
     """The phases that a recipe needs. The result of the last lies in `working`/result."""
+    logger.remove()  # datatrove's log goes to files in `working`, not to the terminal
     scores = score_columns(settings)
     early = [Read(settings, working), *(Counted(name, step, working) for name, step in early_filters(settings))]
     late = [Counted(name, step, working) for name, step in late_filters(settings)]
@@ -87,12 +89,6 @@ def run_phases(settings: CorpusSettings, phases: list[Phase], working: Path) -> 
 
 class Local(LocalPipelineExecutor):
     """datatrove's local executor, with its log in files alone."""
-
-    def run(self) -> Any:
-        from datatrove.utils.logging import logger
-
-        logger.remove()
-        return super().run()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         with contextlib.redirect_stderr(Nowhere()):
@@ -163,8 +159,10 @@ def _executor(settings: CorpusSettings, phase: Phase, working: Path) -> Any:
         return RayPipelineExecutor(**common, workers=settings.workers or -1)
     import multiprocess
 
-    # Once for all phases: the processes of each are forked from one that has imported what they need.
-    multiprocess.set_forkserver_preload([__name__])
+    # The processes of all phases are forked from one that has imported what they need.
+    words = settings.deduplicate == "minhash" or any(getattr(settings, name) for name in THRESHOLDS)
+    extractor = "resiliparse.extract.html2text" if settings.extractor == "resiliparse" else "trafilatura"
+    multiprocess.set_forkserver_preload([__name__, extractor, *(["pipeline.corpus.words"] if words else [])])
     return Local(**common, workers=min(settings.workers or available_cores(), phase.tasks))
 
 

@@ -79,6 +79,8 @@ class Counted(PipelineStep):
         self.reason = reason
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Passing]:
+        if hasattr(self.step, "language"):  # it counts words or sentences
+            import pipeline.corpus.words  # noqa: F401
         count = Step(self.name)
         self.step.exclusion_writer = _Dropped(count, self.reason)
         if isinstance(self.step, BaseFilter):
@@ -191,9 +193,8 @@ def whole(text: str) -> str:
 def to_passing(record: Document | Page, id: str) -> Passing:
     """A record as datatrove passes it from step to step."""
     if isinstance(record, Page):
-        return Passing(
-            "", id, metadata={"page": record, "source": record.source, "url": record.url, "date": record.date}
-        )
+        known = {"source": record.source, "url": record.url, "date": record.date}
+        return Passing("", id, metadata={**known, "page": record, "scores": {}})
     metadata = {name: value for name, value in record.row().items() if name != "text" and name not in record.scores}
     return Passing(valid_unicode(record.text), id, metadata=metadata | {"scores": dict(record.scores)})
 
