@@ -17,7 +17,13 @@ def test_the_folder_of_a_corpus_loads_as_a_dataset_with_its_card_and_funnel(tmp_
     texts = [f"Text number {i} of the valley, written by joe{i}@mail.example." for i in range(40)]
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": text} for text in [*texts, texts[0], "What is the | of it?"]])
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"prompt": "What is the | of it?", "answer": "x"}])
-    keys = {"validation_fraction": 0.2, "license": "cc-by-4.0", "scrub": True, "decontaminate": str(asked), "workers": 1}
+    keys = {
+        "validation_fraction": 0.2,
+        "license": "cc-by-4.0",
+        "scrub": True,
+        "decontaminate": str(asked),
+        "workers": 1,
+    }
     recipe = write_recipe(
         tmp_path / "corpus.yaml", stage="corpus", input=str(rows), output_dir=tmp_path / "corpus", **keys
     )

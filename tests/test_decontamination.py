@@ -27,7 +27,9 @@ def lines(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [sft_recipe, grpo_recipe])
-def test_rows_that_ask_evaluation_questions_are_not_trained_on(make, tmp_path, tiny_world, planted, monkeypatch, capsys):
+def test_rows_that_ask_evaluation_questions_are_not_trained_on(
+    make, tmp_path, tiny_world, planted, monkeypatch, capsys
+):
     monkeypatch.chdir(tiny_world)
     recipe = make(tmp_path / "stage.yaml", tiny_world, decontaminate=[str(planted)], max_steps=1)
     stage = make.__name__.removesuffix("_recipe")

@@ -5,7 +5,18 @@ from typing import Any
 
 from pipeline.corpus.settings import CorpusSettings
 
-SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  # the hub's, each ten times the one before
+SIZES = (
+    "1K",
+    "10K",
+    "100K",
+    "1M",
+    "10M",
+    "100M",
+    "1B",
+    "10B",
+    "100B",
+    "1T",
+)  # the hub's, each ten times the one before
 NOT_TOLD = ("output_dir", "questions", "workers", "executor", "slurm", "tasks", "license")
 
 
@@ -50,8 +61,8 @@ def _body(settings: CorpusSettings, facts: dict[str, Any], steps: list[dict[str,
     lines = [
         "# A text corpus",
         "",
-        f"Written by `pipeline corpus`, read from {', '.join(f'`{source}`' for source in sources)}. Each row holds a `text` and "
-        f"where it came from. Licence: {settings.license or 'not stated in the recipe'}.",
+        f"Written by `pipeline corpus`, read from {', '.join(f'`{source}`' for source in sources)}. Each row holds a `text` "
+        f"and where it came from. Licence: {settings.license or 'not stated in the recipe'}.",
         "",
         "| split | documents | MB of text |",
         "|---|---:|---:|",

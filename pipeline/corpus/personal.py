@@ -98,7 +98,8 @@ def _emails(text: str) -> Iterator[Span]:
 # IP addresses. A version or a section number may have four parts too; it says so, or its parts are small.
 _IPV4 = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w@]|[.,-]\d)")  # begins with a digit: found fast
 _IPV6 = re.compile(
-    r"(?<![\w:.@])(?:[0-9a-f]{1,4})?(?::(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{0,4})){2,8}(?![\w@]|\.\d)", re.IGNORECASE
+    r"(?<![\w:.@])(?:[0-9a-f]{1,4})?(?::(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{0,4})){2,8}(?![\w@]|\.\d)",
+    re.IGNORECASE,
 )
 _COLONS = re.compile(r":[0-9a-f]{0,4}:", re.IGNORECASE)
 _LARGE_GROUP = re.compile(r"(?<![0-9a-f])(?=[a-f]*\d)[0-9a-f]{3,4}(?![0-9a-f])", re.IGNORECASE)
@@ -257,10 +258,7 @@ def _parts(text: str, start: int, end: int) -> Iterator[Span]:
         strong = [(match.start(), match.end()) for match in _STRONG.finditer(text, position, start + piece.end())]
         for left, right in [*strong, (start + piece.end(),) * 2]:
             for span in ((position, left), (left, right)):
-                part = text[slice(*span)].strip(" )./-")
-                if len(part) >= 7:
-                    first = text.index(part, span[0])
-                    yield first, first + len(part)
+                yield from (run.span() for run in _RUN.finditer(text, *span) if run.end() - run.start() >= 7)
             position = right
 
 
@@ -301,7 +299,7 @@ def _is_national(run: str, groups: list[str], digits: str, around: str) -> bool:
     lengths = [len(group) for group in groups]
     if digits.startswith("00"):
         country = _COUNTRY.match(digits[2:])
-        whole = bool(country) and groups[0] in ("00", f"00{country[0]}")
+        whole = country is not None and groups[0] in ("00", f"00{country[0]}")
         return whole and len(groups) > 1 and _LEAST <= len(digits) - 2 <= 13
     if digits[0] == "0":
         pairs = set(lengths) == {2} and groups == sorted(groups) and groups[-1] < "60"  # drawn numbers

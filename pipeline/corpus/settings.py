@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from pipeline.corpus.near_duplicates import BUCKETS, HASHES
+
 OFF = Literal[False]
 
 
@@ -43,8 +45,8 @@ class MinhashRules:
     """Shingles of `ngrams` words; documents that agree on all `hashes` of one of `buckets` are near-duplicates."""
 
     ngrams: int = 5
-    buckets: int = 20
-    hashes: int = 8
+    buckets: int = BUCKETS
+    hashes: int = HASHES
 
 
 class QuestionFile(NamedTuple):

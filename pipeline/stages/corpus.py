@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 class Arguments(CorpusSettings):
     """What to read and what to do with it, and where the result goes."""
 
-    output_dir: str = field(metadata={"help": "folder that receives train/, validation/, README.md, removed.json and removed.html"})
+    output_dir: str = field(
+        metadata={"help": "folder that receives train/, validation/, README.md, removed.json and removed.html"}
+    )
 
 
 KIND = "corpus"
