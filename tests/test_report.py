@@ -205,7 +205,7 @@ def test_text_of_models_and_pages_cannot_break_out(reported):
 
 def test_the_funnel_is_drawn_with_reasons_and_samples(reported):
     text = (reported / "report" / "index.html").read_text()
-    assert 'aria-label="corpus: documents left: given 1.20 k, exact_duplicates 1.00 k"' in text
+    assert 'aria-label="corpus: documents left: given 1,200, exact_duplicates 1,000"' in text
     assert 'aria-label="corpus: bytes left: given 2.50 MB, exact_duplicates 2.00 MB"' in text
     assert "a &lt;b&gt;reason" in text and "email replaced" in text
 

@@ -3,7 +3,7 @@
 What has a form of its own (an address with @, a checksum, an international prefix) is found anywhere; a telephone number in
 a national form is known by its grouping, or by a word before it. Dates, prices, ISBNs, versions and ranges stay.
 FineWeb (Penedo et al. 2024) replaces e-mail and public IP addresses; telephone and card numbers are ours. Google's
-libphonenumber (`phonenumbers`, PhoneNumberMatcher) was measured and left out: benchmarks/RESULTS.md.
+libphonenumber (`phonenumbers`, PhoneNumberMatcher) was measured and left out (docs/LOG.md).
 """
 
 import ipaddress
@@ -109,7 +109,7 @@ _VERSION = re.compile(
     re.IGNORECASE,
 )
 _HOST = re.compile(
-    r"(?:\b(?:ip|ipv4|address|adresse|host|server|from|client|gateway|dns|ping|inet|proxy|node|ssh|router)\b[^\d\n]{0,12}|//)\Z",
+    r"(?:(?<!<)\b(?:ip|ipv4|address|adresse|host|server|from|client|gateway|dns|ping|inet|proxy|node|ssh|router)\b[^\d\n]{0,12}|//)\Z",
     re.IGNORECASE,
 )
 _SMALL = 30  # one random address in 5,000 has only parts below it
@@ -240,15 +240,11 @@ def _phones(text: str) -> Iterator[Span]:
         if run.end() - run.start() < 7:
             continue
         whole = judge(*run.span())
-        if whole and whole[1] == run.end():
-            yield whole
-            continue
         if whole:
             yield whole
-        for start, end in _parts(text, whole[1] if whole else run.start(), run.end()):
-            part = judge(start, end)
-            if part:
-                yield part
+        for part in _parts(text, whole[1] if whole else run.start(), run.end()):
+            if found := judge(*part):
+                yield found
 
 
 def _parts(text: str, start: int, end: int) -> Iterator[Span]:

@@ -82,8 +82,9 @@ def bars(title: str, alt: str, labels: Sequence[str], values: Sequence[float], t
             axes.text(value + most / 60, row, text, va="center", color=_INK)
         axes.set_yticks(rows, labels)
         axes.set_ylim(len(values) - 0.5, -0.5)
-        axes.set_xlim(0, 1.3 * most)
+        axes.set_xlim(0, 1.35 * most)
         axes.set_xticks([])
+        axes.grid(False)
 
     return _figure(title, alt, draw, height=0.4 + 0.3 * len(values))
 

@@ -23,9 +23,8 @@ def funnel_figures(name: str, steps: list[Step]) -> list[Figure]:
     for what, title in (("documents", "documents left after each step"), ("bytes", "bytes left after each step")):
         values = [steps[0][f"{what}_in"], *(step[f"{what}_out"] for step in steps)]
         labels = ["given", *(step["step"] for step in steps)]
-        unit = "B" if what == "bytes" else ""
-        told = ", ".join(f"{label} {count(value)}{unit}" for label, value in zip(labels, values, strict=True))
-        texts = [f"{count(value)}{unit}" for value in values]
+        texts = [f"{count(value)}B" if what == "bytes" else f"{value:,}" for value in values]
+        told = ", ".join(f"{label} {text}" for label, text in zip(labels, texts, strict=True))
         figures.append(bars(title, f"{name}: {what} left: {told}", labels, values, texts))
     return figures
 
