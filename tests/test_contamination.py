@@ -8,7 +8,10 @@ import pytest
 
 from pipeline.corpus.contamination import Questions, units
 
-LONG = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did she sell?"
+LONG = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. "
+    "How many clips did she sell?"
+)
 ASKED = [
     ("gsm8k", LONG),
     ("facts", "Please name the home town of Ada Abbot."),
@@ -20,7 +23,9 @@ ASKED = [
     ("thai", "เมืองหลวงของประเทศไทยคืออะไร"),
     ("german", "Wie heißt die Hauptstadt von Österreich?"),
 ]
-FILLER = "The valley has many bridges and its people sell glass and wool at the market on the river every week of the year."
+FILLER = (
+    "The valley has many bridges and its people sell glass and wool at the market on the river every week of the year."
+)
 
 
 def holding(quote):

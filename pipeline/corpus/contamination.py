@@ -17,7 +17,9 @@ ANYWHERE = 4  # words that a question needs to be looked for anywhere
 WHOLE_LINE = 3  # words that it needs to be looked for as a line of its own
 
 # Scripts without spaces between words: a character is a unit there, and weighs as half a word.
-_CHARACTER = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_CHARACTER = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+)
 _UNIT = re.compile(rf"[{_CHARACTER}]|(?:(?![{_CHARACTER}])[^\W_])+")
 _WORD = re.compile(r"[^\W_]+")
 _SPACELESS = re.compile(rf"[{_CHARACTER}]")
@@ -39,8 +41,8 @@ class Questions:
     their case and punctuation. A question of fewer than four words would be found in half of all texts ("Who are you?"):
     three words count only as a whole line, and shorter questions are not looked for; `too_short` lists those.
 
-    The index is 12 bytes for each run of words, beside the questions themselves, and can be pickled. The time of `find` grows with
-    the text's length alone: a hash a word, and a vector operation for each different length of runs.
+    The index is 12 bytes for each run of words, beside the questions themselves, and can be pickled. The time of `find`
+    grows with the text's length alone: a hash a word, and a vector operation for each different length of runs.
 
     Args:
         items: Names of sets, and a question of each. Equal questions are kept once.

@@ -97,7 +97,10 @@ def _emails(text: str) -> Iterator[Span]:
 
 # IP addresses. A version or a section number may have four parts too; it says so, or its parts are small.
 _IPV4 = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w@]|[.,-]\d)")  # begins with a digit: found fast
-_IPV6 = re.compile(r"(?<![\w:.@])(?:[0-9a-f]{1,4})?(?::[0-9a-f]{0,4}){2,8}(?:(?<=:)[0-9.]{7,15})?(?![\w@])", re.I)
+_IPV6 = re.compile(
+    r"(?<![\w:.@])(?:[0-9a-f]{1,4})?(?::(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{0,4})){2,8}(?![\w@]|\.\d)",
+    re.IGNORECASE,
+)
 _COLONS = re.compile(r":[0-9a-f]{0,4}:", re.IGNORECASE)
 _LARGE_GROUP = re.compile(r"(?<![0-9a-f])(?=[a-f]*\d)[0-9a-f]{3,4}(?![0-9a-f])", re.IGNORECASE)
 _VERSION = re.compile(
@@ -193,7 +196,7 @@ _COUNTRY = re.compile(
 _CONTEXT = re.compile(
     r"(?P<phone>(?<!<)\b(?:tele)?(?:ph|f)on[eo]?|\bt[eé]l|\bcall|\bfax|\bmobil|\bcell|\bwhatsapp|\bsms\b|\bsignal\b|\bviber|\bdial|"
     r"\bhotline|\bring\b|\btext\b|\bcontact|\bhandy|\bruf|\breach\b|\bportable|\bm[oó]vil|\bcelular|\bpuhelin|\bтел|"
-    r"电话|電話|手机|手機|热线|[☎📞☏✆📱]|\b[tmfp][.:] ?\(?\Z|\bph\b)"
+    r"电话|電話|手机|手機|热线|[☎📞☏✆📱]|\b[tmfp][.:] ?\(?\Z|\bph\b|\bmy number)"
     r"|(?P<other>\b(?:isbn|issn|order|invoice|bestell|auftrag|rechnung|commande|pedido|sku|serial|tracking|case\b|doi\b|"
     r"ticket|iban|account|acct|konto|ref|arti[kc]|item|part\b|patent|zip|code|id\b|pmid|oclc|lccn|ean|upc|gtin|vat|ust|siret|"
     r"cnpj|cpf|ssn|passport|polic|licen[cs]e|model|batch|lot\b|page|pp\b|vol\b|n[ro]s?[.°]|№)|#|[=+*^~$€£¥&_]\Z|\d[.,:'-]\Z)",
@@ -255,16 +258,13 @@ def _parts(text: str, start: int, end: int) -> Iterator[Span]:
         strong = [(match.start(), match.end()) for match in _STRONG.finditer(text, position, start + piece.end())]
         for left, right in [*strong, (start + piece.end(),) * 2]:
             for span in ((position, left), (left, right)):
-                part = text[slice(*span)].strip(" )./-")
-                if len(part) >= 7:
-                    first = text.index(part, span[0])
-                    yield first, first + len(part)
+                yield from (run.span() for run in _RUN.finditer(text, *span) if run.end() - run.start() >= 7)
             position = right
 
 
 def _phone_length(run: str, before: str, after: str) -> int:
     """How many characters of a run of digit groups are a telephone number; 0 where it is none."""
-    if after and (re.match(r"\w|[%€$£¥°@]|[.,:]\d", after)) or re.search(r"\w\Z", before):
+    if after and (re.match(r"(?!x\d)\w|[%€$£¥°@]|[.,:]\d", after)) or re.search(r"\w\Z", before):
         return 0
     context = list(_CONTEXT.finditer(re.split(r"[\d\n](?![.,:'-]\Z)", before)[-1]))
     said = context[-1].lastgroup if context else None
@@ -299,11 +299,11 @@ def _is_national(run: str, groups: list[str], digits: str, around: str) -> bool:
     lengths = [len(group) for group in groups]
     if digits.startswith("00"):
         country = _COUNTRY.match(digits[2:])
-        whole = bool(country) and groups[0] in ("00", f"00{country[0]}")
+        whole = country is not None and groups[0] in ("00", f"00{country[0]}")
         return whole and len(groups) > 1 and _LEAST <= len(digits) - 2 <= 13
     if digits[0] == "0":
         pairs = set(lengths) == {2} and groups == sorted(groups) and groups[-1] < "60"  # drawn numbers
-        if lengths[0] < 2 or pairs or lengths in ([5, 4], [3, 2, 4]) or set(lengths) == {4}:
+        if lengths[0] < 2 or pairs or lengths in ([5, 4], [3, 2, 4]) or re.fullmatch(r"\d{4}(?: \d{4})+", run):
             return False
         return len(digits) in ((10, 11) if len(groups) == 1 else (9, 10, 11, 12))
     if len(groups) == 1:

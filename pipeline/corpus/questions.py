@@ -1,4 +1,4 @@
-"""The questions of the evaluations that a recipe names, for decontamination."""
+"""The questions of the evaluations that a recipe names under `decontaminate`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,10 +7,35 @@ from typing import Any
 
 from pipeline.corpus.settings import QuestionFile
 from pipeline.errors import PipelineError
-from pipeline.recipe.folder import reroot
+from pipeline.recipe.folder import absolute, reroot
 from pipeline.recipe.source import read_yaml
 
 RECIPES = (".yaml", ".yml")
+
+
+def questions_of(recipe: Any) -> list[QuestionFile]:
+    """The sets of questions that a recipe's `decontaminate` names, where this run writes what that names.
+
+    Raises:
+        PipelineError: A recipe is missing or names no evaluations.
+    """
+    names = recipe.arguments.decontaminate
+    written = (
+        read_yaml(recipe.path).get("output_dir") if names and recipe.path.is_file() else None
+    )  # as the file has it: what it names moves with the run
+    moved = (absolute(written).parent, absolute(recipe.output_dir).parent) if written else None
+    return question_files(names, moved)
+
+
+def question_complaints(recipe: Any) -> list[str]:
+    """What is wrong with `decontaminate`, before anything is read."""
+    try:
+        files = [one.path for one in questions_of(recipe)]
+    except PipelineError as error:
+        return [
+            line if line.startswith("decontaminate: ") else f"decontaminate: {line}" for line in str(error).splitlines()
+        ]
+    return [f"decontaminate: {file} does not exist" for file in files if not recipe.exists(file)]
 
 
 def question_files(names: str | Sequence[str] | None, moved: tuple[Path, Path] | None = None) -> list[QuestionFile]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from pipeline.corpus.near_duplicates import BUCKETS, HASHES
+
 OFF = Literal[False]
 
 
@@ -46,8 +48,8 @@ class MinhashRules:
     """
 
     ngrams: int = 5
-    buckets: int = 20
-    hashes: int = 8
+    buckets: int = BUCKETS
+    hashes: int = HASHES
     fold_numbers: bool = True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import checkpoint
 from pipeline.corpus.inputs import input_files, input_values, is_hub_id, is_remote
+from pipeline.corpus.questions import question_complaints, questions_of
 from pipeline.corpus.read import file_problem
-from pipeline.corpus.settings import CorpusSettings, QuestionFile
+from pipeline.corpus.settings import CorpusSettings
 from pipeline.errors import PipelineError
-from pipeline.recipe.folder import absolute
 from pipeline.recipe.source import dotted, nearest
 from pipeline.recipe.values import Problem, convert, not_among
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 class Arguments(CorpusSettings):
     """What to read and what to do with it, and where the result goes."""
 
-    output_dir: str = field(metadata={"help": "folder that receives train/, validation/ and removed.json"})
+    output_dir: str = field(
+        metadata={"help": "folder that receives train/, validation/, README.md, removed.json and removed.html"}
+    )
 
 
 KIND = "corpus"
@@ -37,7 +40,7 @@ INPUTS: dict[str, tuple[str, ...]] = {"input": (), "question_paths": ()}
 def check(recipe: Recipe) -> list[str]:
     """Inputs that do not exist or cannot be read, a text column that the first file lacks, and filters' settings."""
     settings: Arguments = recipe.arguments
-    complaints = [*_rule_complaints(settings), *_question_complaints(recipe)]
+    complaints = [*_rule_complaints(settings), *question_complaints(recipe)]
     for value in input_values(settings):
         if recipe.awaits(_fixed_part(value)) or is_remote(value) or is_hub_id(value):
             continue
@@ -66,34 +69,20 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 def run(recipe: Recipe) -> None:
     """Read, extract, filter, deduplicate, scrub, decontaminate, split, write."""
     from pipeline.corpus.build import build
+    from pipeline.corpus.card import dataset_card
+    from pipeline.reporting import funnel_page
 
-    recipe.arguments.questions = _questions(recipe)
+    recipe.arguments.questions = questions_of(recipe)
     with checkpoint.stage_directory(recipe, KIND, inputs=INPUTS) as directory:
         if directory.complete:
             return
         facts = build(recipe.arguments, directory.aside, directory.checkpoints)
         if facts is not None:
+            steps = json.loads((directory.aside / "removed.json").read_text(encoding="utf-8"))
+            (directory.aside / "removed.html").write_text(funnel_page(directory.path.name, steps), encoding="utf-8")
+            (directory.aside / "README.md").write_text(dataset_card(recipe.arguments, facts, steps), encoding="utf-8")
             directory.publish(metrics=facts, documents=facts["documents"], bytes=facts["bytes"])
             shutil.rmtree(directory.checkpoints)
-
-
-def _questions(recipe: Recipe) -> list[QuestionFile]:
-    """The sets of questions of `decontaminate`, where this run writes what its recipe names."""
-    from pipeline.corpus.questions import question_files
-
-    written = recipe.source.values.get("output_dir") if recipe.source else None
-    moved = (absolute(written).parent, absolute(recipe.output_dir).parent) if written else None
-    return question_files(recipe.arguments.decontaminate, moved)
-
-
-def _question_complaints(recipe: Recipe) -> list[str]:
-    try:
-        files = [one.path for one in _questions(recipe)]
-    except PipelineError as error:
-        return [
-            line if line.startswith("decontaminate: ") else f"decontaminate: {line}" for line in str(error).splitlines()
-        ]
-    return [f"decontaminate: {file} does not exist" for file in files if not recipe.exists(file)]
 
 
 def _rule_complaints(settings: Arguments) -> list[str]:
