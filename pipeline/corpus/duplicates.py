@@ -16,7 +16,6 @@ from datatrove.pipeline.dedup import (
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
-
 from datatrove.utils.text import TextNormConfig
 
 from pipeline.corpus.settings import MinhashRules
