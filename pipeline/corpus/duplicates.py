@@ -16,6 +16,7 @@ from datatrove.pipeline.dedup import (
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
+from datatrove.utils.text import TextNormConfig
 
 from pipeline.corpus.settings import MinhashRules
 from pipeline.corpus.steps import folded
@@ -59,7 +60,8 @@ class Near:
     """Near-duplicates by MinHash (Broder 1997): one document of each cluster stays."""
 
     def __init__(self, working: Path, rules: MinhashRules):
-        self.config = MinhashConfig(rules.ngrams, rules.buckets, rules.hashes)
+        folding = TextNormConfig(norm_numbers=rules.fold_numbers)
+        self.config = MinhashConfig(rules.ngrams, rules.buckets, rules.hashes, norm_config=folding)
         self.signatures, self.pairs, self.clusters = (
             str(working / "minhash" / name) for name in ("signatures", "pairs", "clusters")
         )

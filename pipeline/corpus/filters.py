@@ -124,8 +124,9 @@ class Repair(BaseFilter):
         from datatrove.pipeline.formatters import FTFYFormatter
 
         mended = FTFYFormatter().format(doc.text)
-        self.replaced["documents mended"] += mended != doc.text
-        doc.text = mended
+        if mended != doc.text:
+            doc.text = mended
+            self.replaced["documents mended"] += 1
         return True
 
 

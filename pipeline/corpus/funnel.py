@@ -104,7 +104,7 @@ class Funnel:
             lines += [f"{'':<{width}}{count:>14,}  {reason}" for reason, count in step.reasons.most_common(8)]
             if len(step.reasons) > 8:
                 lines.append(f"{'':<{width}}{'':>14}  and {len(step.reasons) - 8} more reasons, all in removed.json")
-            lines += [f"{'':<{width}}{count:>14,}  {kind} replaced" for kind, count in step.replaced.most_common()]
+            lines += [f"{'':<{width}}{count:>14,}  changed: {kind}" for kind, count in step.replaced.most_common()]
         return "\n".join(lines)
 
     def summary(self) -> str:

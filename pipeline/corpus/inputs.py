@@ -118,20 +118,20 @@ def partition(settings: CorpusSettings, sources: list[str]) -> list[list[Part]]:
         count = min(len(sources), MOST_TASKS)
     target = max(sum(weights) / count, 1e-9)
     tasks: list[list[Part]] = []
-    held = math.inf
+    before, last = 0.0, -1
     for source, weight in zip(sources, weights, strict=True):
         # The last share of the characters is held out in the order of the input, which slices would not keep.
         whole = is_remote(source) or settings.validation_split == "position"
         slices = 1 if whole else max(1, round(weight / target))
         if slices > 1:
             tasks += [[Part(source, index, slices)] for index in range(slices)]
-            held = math.inf
-        elif held + weight / 2 > target:
+            last = -1
+        elif (place := int((before + weight / 2) / target)) != last:
             tasks.append([Part(source)])
-            held = weight
+            last = place
         else:
             tasks[-1].append(Part(source))
-            held += weight
+        before += weight
     return tasks
 
 

@@ -19,9 +19,12 @@ def questions_of(recipe: Any) -> list[QuestionFile]:
     Raises:
         PipelineError: A recipe is missing or names no evaluations.
     """
-    written = read_yaml(recipe.path).get("output_dir")  # as the file has it: what it names moves with the run
+    names = recipe.arguments.decontaminate
+    written = (
+        read_yaml(recipe.path).get("output_dir") if names and recipe.path.is_file() else None
+    )  # as the file has it: what it names moves with the run
     moved = (absolute(written).parent, absolute(recipe.output_dir).parent) if written else None
-    return question_files(recipe.arguments.decontaminate, moved)
+    return question_files(names, moved)
 
 
 def question_complaints(recipe: Any) -> list[str]:

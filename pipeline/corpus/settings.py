@@ -42,11 +42,15 @@ class ScoreRules:
 
 @dataclass
 class MinhashRules:
-    """Shingles of `ngrams` words; documents that agree on all `hashes` of one of `buckets` are near-duplicates."""
+    """Shingles of `ngrams` words; documents that agree on all `hashes` of one of `buckets` are near-duplicates.
+
+    `fold_numbers` takes all numbers for the same, so that a page that differs in its figures alone is a copy.
+    """
 
     ngrams: int = 5
     buckets: int = BUCKETS
     hashes: int = HASHES
+    fold_numbers: bool = True
 
 
 class QuestionFile(NamedTuple):
@@ -120,7 +124,9 @@ class CorpusSettings:
         "`none` keeps them.",
         choices=("exact", "minhash", "none"),
     )
-    minhash: MinhashRules | None = key(None, "`ngrams`, `buckets` and `hashes` of each bucket.")
+    minhash: MinhashRules | None = key(
+        None, "`ngrams` in words, `buckets`, `hashes` of each, and whether to `fold_numbers`."
+    )
     scrub: bool | list[str] = key(False, "Replaces personal data by placeholders: true, or the kinds.")
     decontaminate: str | list[str] | None = key(
         None,
