@@ -40,7 +40,7 @@ def removed(texts: list[str], buckets: int, hashes: int, known: dict[str, Any] |
     known = {} if known is None else known
     documents = [Document(text, str(number)) for number, text in enumerate(texts)]
     with tempfile.TemporaryDirectory() as folder:
-        near = Near(Path(folder), MinhashRules(5, buckets, hashes))
+        near = Near(Path(folder), MinhashRules(5, buckets, hashes, fold_numbers=False))
         sign = near.sign()
         make = sign.get_shingles
         known |= {text: make(text) for text in set(texts) - set(known)}

@@ -96,9 +96,9 @@ def _emails(text: str) -> Iterator[Span]:
 
 
 # IP addresses. A version or a section number may have four parts too; it says so, or its parts are small.
-_IPV4 = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w@]|[.,-]\d)")  # begins with a digit: found fast
+_IPV4 = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w@]|[.,-](?:\d|<ip>))")  # a digit first: found fast
 _IPV6 = re.compile(
-    r"(?<![\w:.@])(?:[0-9a-f]{1,4})?(?::(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{0,4})){2,8}(?![\w@]|\.\d)",
+    r"(?<![\w:.@])(?<!<phone>)(?<!<card>)(?:[0-9a-f]{1,4})?(?::(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{0,4})){2,8}(?![\w@]|\.\d|<(?:phone|card)>)",
     re.IGNORECASE,
 )
 _COLONS = re.compile(r":[0-9a-f]{0,4}:", re.IGNORECASE)
@@ -150,9 +150,9 @@ def _v6(text: str) -> Iterator[Span]:
 
 # Card numbers: the networks' prefixes and lengths (ISO/IEC 7812), written whole or in the groups of a card.
 _CARD = re.compile(
-    r"\d{4}(?<![\w.,+@/=-]....)(?<!\d ....)"
+    r"\d{4}(?<![\w.,+@/=-]....)(?<!\d ....)(?<!<phone> ....)"
     r"(?:\d{9,15}|([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|([ -])\d{6}\2\d{4,5})"
-    r"(?![\w@]|[.,-]\d| \d)"
+    r"(?![\w@]|[., -](?:\d|<(?:phone|card)>))"
 )
 _NETWORKS = (
     (r"4", (13, 16, 19)),  # Visa
@@ -237,12 +237,11 @@ def _phones(text: str) -> Iterator[Span]:
         return (start, position) if length else None
 
     for run in _RUN.finditer(text):
-        if run.end() - run.start() < 7:
-            continue
-        whole = judge(*run.span())
-        if whole:
-            yield whole
-        for part in _parts(text, whole[1] if whole else run.start(), run.end()):
+        rest: re.Match[str] | None = run
+        while rest and rest.end() - rest.start() >= 7 and (found := judge(*rest.span())):
+            yield found
+            rest = _RUN.search(text, found[1], run.end())
+        for part in _parts(text, *rest.span()) if rest else ():
             if found := judge(*part):
                 yield found
 
