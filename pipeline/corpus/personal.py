@@ -98,7 +98,7 @@ def _emails(text: str) -> Iterator[Span]:
 # IP addresses. A version or a section number may have four parts too; it says so, or its parts are small.
 _IPV4 = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w@]|[.,-](?:\d|<ip>))")  # a digit first: found fast
 _IPV6 = re.compile(
-    r"(?<![\w:.@])(?<!<phone>)(?<!<card>)(?:[0-9a-f]{1,4})?(?::(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{0,4})){2,8}(?![\w@]|\.\d|<(?:phone|card)>)",
+    r"(?<![\w:.@])(?<!<phone>)(?<!<card>)(?:[0-9a-f]{1,4})?(?::(?:\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}|[0-9a-f]{0,4})){2,8}(?![\w@]|\.\d)",
     re.IGNORECASE,
 )
 _COLONS = re.compile(r":[0-9a-f]{0,4}:", re.IGNORECASE)
@@ -143,8 +143,9 @@ def _v6(text: str) -> Iterator[Span]:
             address = ipaddress.IPv6Address(written)
         except ValueError:
             continue
+        seam = text.startswith(("<phone>", "<card>"), match.end())
         # 1:2:3:4:5:6:7:8 is a ratio, 00:11:22:33:44:55:66:77 a hardware address, ab::cd a name in a program.
-        if _LARGE_GROUP.search(written) and not address.is_loopback:
+        if _LARGE_GROUP.search(written) and not address.is_loopback and not seam:
             yield match.start(), match.start() + len(written)
 
 
