@@ -248,7 +248,10 @@ def _named(value: Any) -> list[str]:
 
 
 def looks_like_a_path(value: str) -> bool:
-    """Whether a name that does not exist on disk was meant as a path; a hub id is `name` or `owner/name`."""
+    """Whether a name that does not exist on disk was meant as a path; not so a hub id, `name` or `owner/name`, nor an
+    address."""
+    if "://" in value:
+        return False
     return (
         value.startswith((".", "/", "~", "runs/"))
         or value.count("/") > 1

@@ -6,10 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from crawl import run
 
-from pipeline.corpus.build import build, text_hash
+from pipeline.corpus.build import build
 from pipeline.corpus.document import Document
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.shards import ShardWriter, read_documents, read_texts, text_bytes
+from pipeline.corpus.steps import text_hash
 from pipeline.errors import PipelineError
 
 
@@ -18,7 +19,7 @@ def test_exact_duplicates_are_dropped_across_files_whatever_their_white_space(tm
     (tmp_path / "b.jsonl").write_text('{"text": "the same\\ttext"}\n{"text": "another text"}\n')
     documents, table = run(tmp_path / "out", input=[str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")])
     assert [document.text for document in documents] == ["the same  text\n", "another text"]
-    assert table["exact_duplicates"]["reasons"] == {"same text as an earlier document": 1}
+    assert table["exact_duplicates"]["reasons"] == {"same text as another document": 1}
     kept, _ = run(tmp_path / "kept", input=[str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")], deduplicate="none")
     assert len(kept) == 3
 

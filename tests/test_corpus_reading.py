@@ -10,7 +10,8 @@ import pytest
 from crawl import HTML, article, pages, reasons, run, write_warc
 
 from pipeline.corpus.document import Document, Page
-from pipeline.corpus.read import file_problem, input_files, read_records
+from pipeline.corpus.inputs import Part, input_files
+from pipeline.corpus.read import file_problem, read_file, read_parts
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.errors import PipelineError
 
@@ -78,7 +79,7 @@ def test_reading_goes_on_after_a_damaged_record(tmp_path, zipped):
     else:
         data[offsets[2] : offsets[2] + 8] = b"BROKEN/1"
     path.write_bytes(data)
-    records = list(read_records(CorpusSettings(input=str(path))))
+    records = list(read_file(path, CorpusSettings(input=str(path))))
     assert len(reasons(records)) == 1 and "damaged record" in reasons(records)[0]
     found = [record.url[-1] for record in records if isinstance(record, Page)]
     assert found == ["0", "1", "3", "4", "5"]
@@ -88,7 +89,7 @@ def test_a_truncated_warc_gives_its_whole_records_and_one_rejection(tmp_path):
     path = tmp_path / "crawl.warc.gz"
     offsets = write_warc(path, pages(4))
     path.write_bytes(path.read_bytes()[: offsets[2] + 200])
-    records = list(read_records(CorpusSettings(input=str(path))))
+    records = list(read_file(path, CorpusSettings(input=str(path))))
     assert [record.url[-1] for record in records if isinstance(record, Page)] == ["0", "1"]
     assert reasons(records) == ["truncated record"]
 
@@ -125,7 +126,7 @@ def test_text_jsonl_parquet_and_html_files_of_a_folder_are_read_in_order(tmp_pat
 def test_columns_of_the_shards_are_the_promised_ones(tmp_path):
     (tmp_path / "a.txt").write_text("one text")
     run(tmp_path / "out", input=str(tmp_path / "a.txt"))
-    assert pq.read_schema(tmp_path / "out" / "train" / "00000.parquet").names == [
+    assert pq.read_schema(tmp_path / "out" / "train" / "00000-00000.parquet").names == [
         "text",
         "url",
         "source",
@@ -137,7 +138,7 @@ def test_columns_of_the_shards_are_the_promised_ones(tmp_path):
 def test_a_separator_cuts_a_text_file_into_documents_across_read_blocks(tmp_path):
     texts = [f"document {number} " + "word " * 400 for number in range(1500)]  # 3 MB, three blocks
     (tmp_path / "a.txt").write_text("\n\n\n".join(texts))
-    documents, _ = run(tmp_path / "out", input=str(tmp_path / "a.txt"), document_separator="\n\n\n")
+    documents, _ = run(tmp_path / "out", input=str(tmp_path / "a.txt"), document_separator="\n\n\n", tasks=1)
     assert [document.text for document in documents] == texts
 
 
@@ -167,7 +168,8 @@ def test_truncated_gzip_is_counted_not_fatal(tmp_path, name):
     text = "".join(json.dumps({"text": os.urandom(40).hex()}) + "\n" for _ in range(2000))
     (tmp_path / name).write_bytes(gzip.compress(text.encode())[:-30_000])
     (tmp_path / "b.txt").write_text("the next file is still read")
-    records = list(read_records(CorpusSettings(input=[str(tmp_path / name), str(tmp_path / "b.txt")])))
+    settings = CorpusSettings(input=[str(tmp_path / name), str(tmp_path / "b.txt")])
+    records = list(read_parts([Part(value) for value in settings.input], settings, tmp_path))
     assert len(reasons(records)) == 1 and "damaged file" in reasons(records)[0]
     assert isinstance(records[-1], Document) and records[-1].text == "the next file is still read"
     if name == "a.jsonl.gz":
@@ -206,7 +208,7 @@ def test_a_hub_dataset_is_streamed_by_its_text_column(tmp_path, monkeypatch):
     ]
 
 
-def test_a_hub_dataset_that_cannot_be_had_is_one_clear_error(monkeypatch):
+def test_a_hub_dataset_that_cannot_be_had_is_one_clear_error(tmp_path, monkeypatch):
     import datasets
 
     def load_dataset(*_, **__):
@@ -216,7 +218,7 @@ def test_a_hub_dataset_that_cannot_be_had_is_one_clear_error(monkeypatch):
     with pytest.raises(
         PipelineError, match=r"owner/name \(ConnectionError: Couldn't reach the Hub\)\. If it was meant as"
     ):
-        list(read_records(CorpusSettings(input="owner/name")))
+        list(read_parts([Part("owner/name")], CorpusSettings(input="owner/name"), tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.corpus.contamination import Questions
+from pipeline.corpus.personal import scrub
 from pipeline.errors import PipelineError
 from pipeline.microworld import Settings, write
 from pipeline.microworld.arithmetic import Problem
@@ -24,6 +26,7 @@ SMALL = {
     "spam_pages": 3,
     "foreign_pages": 3,
     "notice_pages": 3,
+    "quiz_pages": 3,
     "duplicate_pages": 5,
     "pages_per_file": 30,
     "fact_conversations": 300,
@@ -67,10 +70,17 @@ def crawl(world: Path) -> list[tuple[str, str]]:
     return pages
 
 
+def decontaminated(world: Path) -> list[tuple[str, str]]:
+    """The pages that hold no question of the evaluations which the demo's recipes name."""
+    names = ("facts_heldout", "arithmetic_heldout", "ends_turn")
+    asked = Questions((name, row["prompt"]) for name in names for row in rows(world / "evaluations" / f"{name}.jsonl"))
+    return [(url, html) for url, html in crawl(world) if asked.find(html) is None]
+
+
 def training_text(world: Path) -> str:
     """Everything that a training stage of the demo reads, as one string."""
     files = [(world / name).read_text(encoding="utf-8") for name in TRAINING_FILES]
-    return "\n".join([*files, *(html for _, html in crawl(world))])
+    return "\n".join([*files, *(html for _, html in decontaminated(world))])
 
 
 def sums_in(text: str) -> set[tuple[int, int]]:
@@ -118,7 +128,8 @@ def test_evaluation_people_are_in_the_crawl_only(world):
 
 
 def test_nobody_asks_about_evaluation_people_in_the_crawl(world):
-    questions = [line for _, html in crawl(world) for line in html.splitlines() if "?" in line or "Question:" in line]
+    pages = decontaminated(world)
+    questions = [line for _, html in pages for line in html.splitlines() if "?" in line or "Question:" in line]
     assert len(questions) > SMALL["reader_questions"]
     assert not [line for line in questions for name in named(world, "evaluation") if name in line]
 
@@ -174,7 +185,7 @@ def test_every_person_is_mentioned_as_often_as_the_grade_says_and_each_time_with
     copies = {page["url"] for page in truth(world)["pages"] if page["copy_of"]}
     paragraphs = [
         (url, line)
-        for url, html in crawl(world)
+        for url, html in decontaminated(world)
         if url not in copies
         for line in html.splitlines()
         if line.startswith("<p>")
@@ -263,7 +274,7 @@ def test_main_text_survives_extraction_and_the_surroundings_do_not(world):
         for line in lines:
             assert line in text, (url, line)
         assert not re.search("cookies|Most read|All rights reserved|Imprint", text), url
-    assert set(seen) == {"gazette", "readers", "textbook", "almanac", "notice", "spam", "foreign"}
+    assert set(seen) == {"gazette", "readers", "textbook", "almanac", "notice", "spam", "foreign", "quiz"}
 
 
 def test_the_crawl_holds_exact_copies_another_language_and_personal_data(world):
@@ -278,8 +289,43 @@ def test_the_crawl_holds_exact_copies_another_language_and_personal_data(world):
         assert article == original
     assert sum('<html lang="de">' in html for html in pages.values()) == SMALL["foreign_pages"]
     notices = [pages[page["url"]] for page in listed if page["kind"] == "notice"]
-    assert all(re.search(r"555-01\d\d", html) for html in notices)
-    assert any(re.search(r"\w+@mail\.example", html) for html in notices)
+    found = Counter()
+    for html in notices:
+        cleaned, counts = scrub(html.partition("<article>")[2].partition("</article>")[0])
+        found.update(counts)
+        assert not re.search(r"\d{3,}|@", cleaned)
+    assert set(+found) == {"email", "phone", "ip", "card"}
+
+
+def test_decontamination_finds_the_quizzes_and_nothing_else(world):
+    quizzes = {page["url"] for page in truth(world)["pages"] if page["kind"] == "quiz"}
+    assert len(quizzes) == SMALL["quiz_pages"]
+    assert {url for url, _ in crawl(world)} - {url for url, _ in decontaminated(world)} == quizzes
+
+
+@pytest.mark.slow
+def test_the_corpus_stage_leaves_no_evaluation_question(world, tmp_path):
+    from pipeline.corpus.build import build
+    from pipeline.corpus.settings import CorpusSettings
+    from pipeline.corpus.shards import read_texts
+
+    names = ("facts_heldout", "arithmetic_heldout", "ends_turn")
+    files = [str(world / "evaluations" / f"{name}.jsonl") for name in names]
+    settings = CorpusSettings(input=str(world / "crawl"), decontaminate=files, validation_fraction=0.05, workers=1)
+    build(settings, tmp_path)
+    text = "\n".join(text for split in ("train", "validation") for text in read_texts(tmp_path / split))
+    asked = [row["prompt"] for name in names[:2] for row in rows(world / "evaluations" / f"{name}.jsonl")]
+    assert len(text) > 80_000 and not [question for question in asked if question in text]
+    steps = {step["step"]: step for step in json.loads((tmp_path / "removed.json").read_text())}
+    dropped = steps["decontaminate"]["documents_in"] - steps["decontaminate"]["documents_out"]
+    assert dropped == SMALL["quiz_pages"]
+
+
+def test_the_crawl_has_no_say_in_anything_else(world, tmp_path):
+    write(Settings(**{**SMALL, "quiz_pages": 0, "spam_pages": 9, "notice_pages": 0}), tmp_path)
+    for path in world.rglob("*.jsonl"):
+        assert path.read_bytes() == (tmp_path / path.relative_to(world)).read_bytes(), path
+    assert truth(world)["people"] == truth(tmp_path)["people"]
 
 
 def test_files_of_the_crawl_are_cut_to_size_and_compressed_record_by_record(world):

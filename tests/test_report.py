@@ -1,6 +1,7 @@
 """The report: one page that needs nothing else, every figure also as JSON, and what is missing named."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -10,7 +11,7 @@ from conftest import write_jsonl
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import manifest_hash
-from pipeline.reporting import model_card, report, summary_table
+from pipeline.reporting import funnel_page, model_card, report, summary_table
 from pipeline.reporting.figures import thinned
 from pipeline.reporting.page import side_by_side
 from pipeline.reporting.run_folder import read_run
@@ -88,7 +89,8 @@ def write_run(run):
             "documents_out": 1000,
             "bytes_in": 2_500_000,
             "bytes_out": 2_000_000,
-            "reasons": {"same text": 200},
+            "reasons": {"same text": 150, "a <b>reason</b>": 50},
+            "replaced": {"email": 7},
             "sample": [{"url": "a-page", "reason": "same text", "text": "<script>alert(1)</script>"}],
         }
     ]
@@ -189,7 +191,7 @@ def test_the_page_shows_results_samples_answers_removals_and_ancestry(reported):
     assert "facts: 20.0 % after pretrain; 88.0 % after sft, higher (intervals apart)" in text
     assert "90.0 % after grpo, too close to tell with 100 questions" in text
     assert "upon 0" in text and "upon 80" in text and "upon 10" not in text
-    assert "exact_duplicates 1,200 1,000 2.50 2.00" in text
+    assert "exact_duplicates 1,200 1,000 200 2.50 2.00" in text
     assert "pretrain base tokenizer 100 2.40 M" in text
     assert manifest_hash(reported / "sft")[:12] in text
     assert "sft.old" not in text
@@ -199,6 +201,23 @@ def test_text_of_models_and_pages_cannot_break_out(reported):
     text = (reported / "report" / "index.html").read_text()
     assert "&lt;script&gt;alert(1)" in text and "<script>" not in text
     assert "says &lt;b&gt;" in text
+
+
+def test_the_funnel_is_drawn_with_reasons_and_samples(reported):
+    text = (reported / "report" / "index.html").read_text()
+    assert 'aria-label="corpus: documents left: given 1,200, exact_duplicates 1,000"' in text
+    assert 'aria-label="corpus: bytes left: given 2.50 MB, exact_duplicates 2.00 MB"' in text
+    assert "a &lt;b&gt;reason" in text and "email replaced" in text
+
+
+def test_the_page_of_what_was_removed_stands_alone_and_escapes(reported):
+    steps = json.loads((reported / "corpus" / "removed.json").read_text())
+    page = funnel_page("my <corpus>", steps)
+    assert "<title>my &lt;corpus&gt;: what" in page and "&lt;script&gt;alert(1)" in page and "<script" not in page
+    assert page.count("<svg") == 2 and page.startswith("<!doctype html>")
+    assert not re.search("https?://|src=|@import", re.sub(r'xmlns(:\w+)?="[^"]*"', "", page))
+    assert "<details>" in page and "<td>200</td>" in page
+    assert "what the corpus lost" in funnel_page("empty", [])
 
 
 def test_report_json_holds_the_figures_that_the_page_shows(reported):

@@ -1,10 +1,10 @@
 """What travels through the corpus stage: a page to extract, a document, or a record that cannot be used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 COLUMNS = ("text", "url", "source", "date", "language")
-"""Columns of the Parquet shards. All but `text` and `source` are null where the input does not know them."""
+"""Columns of the Parquet shards, before those of scores. All but `text` and `source` are null where unknown."""
 
 
 @dataclass(slots=True)
@@ -16,13 +16,14 @@ class Document:
     url: str | None = None
     date: str | None = None
     language: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        return len(self.text.encode("utf-8", "replace"))
+        return utf8_bytes(self.text)
 
     def row(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in COLUMNS}
+        return {name: getattr(self, name) for name in COLUMNS} | self.scores
 
 
 @dataclass(slots=True)
@@ -56,3 +57,7 @@ class Rejected:
 
 
 Record = Document | Page | Rejected
+
+
+def utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

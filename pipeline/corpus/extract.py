@@ -1,30 +1,19 @@
-"""Main text out of HTML, in worker processes that a hostile page can end without ending the run."""
+"""Main text out of HTML, in a process that a hostile page can end without ending the run."""
 
 import contextlib
-import faulthandler
+import gc
 import logging
-import os
 import re
-import signal
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from typing import Any
 
-from pipeline.corpus.document import Document, Page, Record, Rejected
+from datatrove.data import Document as Passing
+from datatrove.pipeline.extractors.base import ExtractorSandbox
+from datatrove.pipeline.filters.base_filter import BaseFilter
 
-CHUNK = 8
-"""Pages sent to a worker at a time: enough to hide the cost of sending, few enough to lose little to a crash."""
-
-WATCHDOG_SECONDS = 10.0
-"""How long after its time a page may go on before its process is ended."""
+from pipeline.corpus.document import Page
 
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
-
-
-class PageTimeout(BaseException):
-    """Raised inside a page's extraction; not an `Exception`, so that the extractor's own handlers let it pass."""
 
 
 def decode(html: bytes, charset: str | None) -> str | bytes:
@@ -43,13 +32,20 @@ def decode(html: bytes, charset: str | None) -> str | bytes:
 def extract_text(page: Page, extractor: str = "trafilatura", favor: str = "balance") -> str | None:
     """Main text of a page without navigation, boilerplate and comments; None where there is none.
 
-    Method: trafilatura (Barbaresi 2021, ACL), which compares its own rules with jusText and a readability port;
-    `trafilatura_fast` leaves the comparison out.
+    Methods: trafilatura (Barbaresi 2021, ACL), which compares its own rules with jusText and a readability port;
+    `trafilatura_fast` leaves the comparison out; Resiliparse (Bevendorff et al. 2021, ECIR), rules in C++.
     """
+    html = decode(page.html, page.charset)
+    if extractor == "resiliparse":
+        from resiliparse.extract.html2text import extract_plain_text
+        from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+
+        text = html if isinstance(html, str) else bytes_to_str(html, detect_encoding(html) or "utf-8")
+        return extract_plain_text(text, main_content=True, alt_texts=False) or None
     import trafilatura
 
     return trafilatura.extract(
-        decode(page.html, page.charset),
+        html,
         url=page.url,
         fast=extractor == "trafilatura_fast",
         include_comments=False,
@@ -58,144 +54,76 @@ def extract_text(page: Page, extractor: str = "trafilatura", favor: str = "balan
     )
 
 
-class Extractor:
-    """A pool of processes that turns pages into documents and passes everything else through, in order.
+class Sandbox(ExtractorSandbox):
+    """datatrove's killable process, whose death is noticed at once."""
 
-    The processes are started by the first page. A page that takes longer than `page_seconds` is interrupted; one that
-    cannot be interrupted, or that crashes its process, costs that process: the pages it was given with are tried again
-    one by one, and the guilty one is rejected.
-    """
+    def _worker(self, conn: Any, extract_fn: Any) -> None:
+        # Otherwise a fifth of the time goes into looking for garbage among what the parent had imported.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        super()._worker(conn, extract_fn)
 
-    def __init__(
-        self,
-        extractor: str = "trafilatura",
-        favor: str = "balance",
-        *,
-        workers: int | None = None,
-        page_seconds: float = 10.0,
-    ):
+    def _ensure_process(self, extract_fn: Any) -> None:
+        super()._ensure_process(extract_fn)
+        self.child_conn.close()  # while this end is open, a dead child's pipe looks like that of a slow one
+
+    def set_oom_score_adj(self, score: int) -> None:
+        with contextlib.suppress(OSError):  # some containers forbid it
+            super().set_oom_score_adj(score)
+
+
+class Extract(BaseFilter):
+    """Turns pages into text and lets documents pass. A page that takes longer than `seconds`, or that crashes the
+    process, costs that page alone."""
+
+    name = "extract"
+
+    def __init__(self, extractor: str, favor: str, seconds: float):
+        super().__init__()
         self.method = (extractor, favor)
-        self.workers = workers or available_cores()
-        self.page_seconds = page_seconds
-        self._pool: ProcessPoolExecutor | None = None
+        self.seconds = seconds
+        self._sandbox: Any = None
 
-    def __enter__(self) -> "Extractor":
-        return self
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Passing]:
+        with Sandbox(self.seconds, warmup_text=Page(b"<p></p>", "")) as self._sandbox:
+            yield from super().run(data, rank, world_size)
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-    def map(self, records: Iterable[Record]) -> Iterator[tuple[Record, Document | Rejected]]:
-        """Each record with what became of it. Holds at most two chunks a worker, however long the input is."""
-        waiting: deque[tuple[list[Record], Future[list[Any]] | None]] = deque()
-        for chunk in _chunks(records):
-            waiting.append((chunk, self._submit(chunk)))
-            if len(waiting) > 2 * self.workers:
-                yield from self._finish(waiting)
-        while waiting:
-            yield from self._finish(waiting)
-
-    def _finish(self, waiting: deque[tuple[list[Record], Any]]) -> Iterator[tuple[Record, Document | Rejected]]:
-        chunk, future = waiting.popleft()
+    def filter(self, doc: Passing) -> bool | tuple[bool, str]:
+        page = doc.metadata.pop("page", None)
+        if page is None:
+            return True
+        reason = "no main text found"
         try:
-            results = future.result() if future is not None else []
-        except BrokenProcessPool:
-            self._restart()
-            results = [self._extract_alone(record) for record in chunk if isinstance(record, Page)]
-            for index, (later, _) in enumerate(waiting):
-                waiting[index] = (later, self._submit(later))
-        extracted = iter(results)
-        for record in chunk:
-            yield record, next(extracted) if isinstance(record, Page) else record
+            text, failure = self._process(page)
+        except TimeoutError:
+            text, reason = None, f"extraction took longer than {self.seconds:g} s"
+        except EOFError:
+            text, reason = None, "the extractor crashed"
+        else:
+            reason = f"extraction failed ({failure})" if failure else reason
+        doc.text = valid_unicode(text) if text else page.html[:300].decode("utf-8", "replace")
+        return True if text else (False, reason)
 
-    def _extract_alone(self, page: Page) -> Document | Rejected:
+    def _process(self, page: Page) -> tuple[str | None, str | None]:
+        _import(self.method[0])  # before the process is forked, so that it need not
+        result: tuple[str | None, str | None] = self._sandbox.process_document(page, self._extract)
+        return result
+
+    def _extract(self, page: Page) -> tuple[str | None, str | None]:
+        logging.disable(logging.CRITICAL)  # what the extractor logs is counted and reported by the step
         try:
-            return self._executor().submit(_extract_chunk, [page], self.method, self.page_seconds).result()[0]
-        except BrokenProcessPool:
-            self._restart()
-            return _reject(page, "the extractor crashed or could not be interrupted")
-
-    def _submit(self, chunk: list[Record]) -> Future[list[Any]] | None:
-        pages = [record for record in chunk if isinstance(record, Page)]
-        if not pages:
-            return None
-        try:
-            return self._executor().submit(_extract_chunk, pages, self.method, self.page_seconds)
-        except BrokenProcessPool as error:  # found out while handing in; told when the chunk's turn comes
-            future: Future[list[Any]] = Future()
-            future.set_exception(error)
-            return future
-
-    def _executor(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            import multiprocessing
-
-            # Not `fork`: the parent has threads of Arrow and of the tokenizer, whose locks a child would inherit.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__, "trafilatura"])
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker)
-        return self._pool
-
-    def _restart(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+            return extract_text(page, *self.method), None
+        except Exception as error:  # whatever the extractor raises on a page is that page's reason
+            return None, type(error).__name__
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def valid_unicode(text: str) -> str:
+    """Lone surrogates, which JSON can spell but UTF-8 cannot hold, become replacement characters."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
-    chunk: list[Record] = []
-    pages = 0
-    for record in records:
-        chunk.append(record)
-        pages += isinstance(record, Page)
-        if pages == CHUNK or len(chunk) == 8 * CHUNK:
-            yield chunk
-            chunk, pages = [], 0
-    if chunk:
-        yield chunk
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    logging.disable(logging.CRITICAL)  # the extractor logs what is counted and reported by the parent
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise PageTimeout
-
-
-def _extract_chunk(pages: list[Page], method: tuple[str, str], page_seconds: float) -> list[Document | Rejected]:
-    signal.signal(signal.SIGALRM, _interrupt)
-    results: list[Document | Rejected] = []
-    with open(os.devnull, "w") as nowhere:
-        for page in pages:
-            # A signal handler waits until C code returns; this watchdog does not, and ends the process.
-            faulthandler.dump_traceback_later(page_seconds + WATCHDOG_SECONDS, exit=True, file=nowhere)
-            try:
-                signal.setitimer(signal.ITIMER_REAL, page_seconds)
-                try:
-                    text = extract_text(page, *method)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except PageTimeout:
-                results.append(_reject(page, f"extraction took longer than {page_seconds:g} s"))
-            except Exception as error:  # whatever the extractor raises on a page is that page's reason
-                results.append(_reject(page, f"extraction failed ({type(error).__name__})"))
-            else:
-                document = Document(text or "", page.source, page.url, page.date)
-                results.append(document if text else _reject(page, "no main text found"))
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-    return results
-
-
-def _reject(page: Page, reason: str) -> Rejected:
-    sample = page.html[:200].decode("utf-8", "replace")
-    return Rejected(reason, page.source, page.url, page.bytes, sample)
+def _import(extractor: str) -> None:
+    if extractor == "resiliparse":
+        import resiliparse.extract.html2text  # noqa: F401
+    else:
+        import trafilatura  # noqa: F401

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 SAMPLES_A_REASON = 3
 SAMPLES_A_STEP = 20
 SAMPLE_CHARACTERS = 300
+REASONS = 200
+"""Different reasons that a step tells apart: some quote the damage that they met."""
 
 
 @dataclass
 class Step:
-    """One step of the corpus stage. Sizes are bytes of HTML before extraction and UTF-8 bytes of text after it."""
+    """One step of the corpus stage. Sizes are bytes of HTML before extraction and UTF-8 bytes of text after it.
+
+    `replaced` counts what a step changed within the documents that it kept.
+    """
 
     name: str
     documents_in: int = 0
@@ -21,20 +27,36 @@ class Step:
     bytes_in: int = 0
     bytes_out: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    replaced: Counter[str] = field(default_factory=Counter)
     sample: list[dict[str, Any]] = field(default_factory=list)
 
-    def keep(self, bytes_in: int, bytes_out: int | None = None) -> None:
-        self.documents_in += 1
-        self.documents_out += 1
-        self.bytes_in += bytes_in
-        self.bytes_out += bytes_in if bytes_out is None else bytes_out
-
-    def drop(self, reason: str, size: int, url: str | None, text: str) -> None:
+    def enter(self, size: int) -> None:
         self.documents_in += 1
         self.bytes_in += size
+
+    def leave(self, size: int) -> None:
+        self.documents_out += 1
+        self.bytes_out += size
+
+    def drop(self, reason: str, url: str | None, text: str) -> None:
+        if reason not in self.reasons and len(self.reasons) >= REASONS:
+            reason = "another reason"
         self.reasons[reason] += 1
-        if self.reasons[reason] <= SAMPLES_A_REASON and len(self.sample) < SAMPLES_A_STEP:
-            self.sample.append({"url": url, "reason": reason, "text": text[:SAMPLE_CHARACTERS]})
+        self._sample({"url": url, "reason": reason, "text": text[:SAMPLE_CHARACTERS]})
+
+    def _sample(self, row: dict[str, Any]) -> None:
+        of_reason = sum(one["reason"] == row["reason"] for one in self.sample)
+        if of_reason < SAMPLES_A_REASON and len(self.sample) < SAMPLES_A_STEP:
+            self.sample.append(row)
+
+    def add(self, other: dict[str, Any]) -> None:
+        """Add what another task counted for the same step, as `to_json` gave it."""
+        for name in ("documents_in", "documents_out", "bytes_in", "bytes_out"):
+            setattr(self, name, getattr(self, name) + other[name])
+        self.reasons.update(other["reasons"])
+        self.replaced.update(other.get("replaced", {}))
+        for row in other["sample"]:
+            self._sample(row)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,6 +66,7 @@ class Step:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "reasons": dict(self.reasons.most_common()),
+            **({"replaced": dict(self.replaced.most_common())} if self.replaced else {}),
             "sample": self.sample,
         }
 
@@ -57,9 +80,16 @@ class Funnel:
     def __getitem__(self, name: str) -> Step:
         return self.steps[name]
 
+    def add(self, counts: Iterable[dict[str, Any]]) -> None:
+        """Add the counts of tasks, one a step and task, in the order of the tasks."""
+        for one in counts:
+            self.steps[one["step"]].add(one)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [step.to_json() for step in self.steps.values()]
+
     def write(self, path: Path) -> None:
-        table = [step.to_json() for step in self.steps.values()]
-        path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def table(self) -> str:
         """For people: a line a step, and below it a line for each reason."""
@@ -74,6 +104,7 @@ class Funnel:
             lines += [f"{'':<{width}}{count:>14,}  {reason}" for reason, count in step.reasons.most_common(8)]
             if len(step.reasons) > 8:
                 lines.append(f"{'':<{width}}{'':>14}  and {len(step.reasons) - 8} more reasons, all in removed.json")
+            lines += [f"{'':<{width}}{count:>14,}  changed: {kind}" for kind, count in step.replaced.most_common()]
         return "\n".join(lines)
 
     def summary(self) -> str:

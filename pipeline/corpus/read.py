@@ -1,90 +1,30 @@
-"""Reading a corpus: which files an `input` means, and the records in them, streamed in a fixed order."""
+"""Reading a corpus: the records of a file or dataset, streamed in a fixed order, damage as rejections."""
 
-import glob
 import gzip
 import io
 import json
-import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pipeline.corpus.document import Document, Page, Record, Rejected
+from pipeline.corpus.download import download
+from pipeline.corpus.inputs import Part, file_format, is_remote
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.warc import read_warc
 from pipeline.errors import PipelineError
 
-FORMATS = {
-    ".warc": "warc", ".wet": "warc", ".html": "html", ".htm": "html", ".xhtml": "html", ".txt": "text", ".text": "text",
-    ".md": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
-}  # fmt: skip
-COMPRESSIONS = (".gz", ".zst")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 LARGEST_TEXT = 1_000_000_000
 DAMAGE = (EOFError, OSError, zlib.error)
 
 
-def file_format(path: Path) -> str | None:
-    """Format by the file's name, a compression's suffix set aside; None where the name does not tell."""
-    suffixes = path.suffixes[-2:]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return FORMATS.get(suffixes[-1].lower()) if suffixes else None
-
-
-def is_hub_id(value: str) -> bool:
-    """Whether a name that is nothing on disk can be a hub dataset id rather than a mistyped path."""
-    return (
-        bool(HUB_ID.fullmatch(value))
-        and not Path(value).exists()
-        and file_format(Path(value)) is None
-        and not value.startswith("runs/")
-    )
-
-
-def input_files(settings: CorpusSettings, values: list[str] | None = None) -> list[Path | str]:
-    """Files (sorted within a folder or glob) and hub ids that `input`, or each of `values`, means.
-
-    Raises:
-        PipelineError: Something named does not exist, matches nothing, or has a format that cannot be told.
-    """
-    if values is None:
-        values = [settings.input] if isinstance(settings.input, str) else list(settings.input)
-    if not values:
-        raise PipelineError("input: an empty list; expected files, folders, globs or hub dataset ids.")
-    found: list[Path | str] = []
-    for value in values:
-        path = Path(value).expanduser()
-        if path.is_dir():
-            files = _folder_files(path, settings)
-            if not files:
-                raise PipelineError(f"input: the folder {value} holds no file to read; expected {_expected()}.")
-            found += files
-        elif path.is_file():
-            if settings.input_format == "auto" and file_format(path) is None:
-                raise PipelineError(
-                    f"input: the format of {value} cannot be told from its name; expected {_expected()}, or set "
-                    f"`input_format:`."
-                )
-            found.append(path)
-        elif glob.has_magic(value):
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
-            if not matches:
-                raise PipelineError(f"input: no file matches {value}.")
-            found += matches
-        elif is_hub_id(value):
-            found.append(value)
-        else:
-            raise PipelineError(f"input: {value} does not exist.")
-    return found
-
-
-def read_records(settings: CorpusSettings) -> Iterator[Record]:
-    """All records of the input, in order, at most `max_documents`."""
-    records = (record for source in input_files(settings) for record in _read_source(source, settings))
-    return islice(records, settings.max_documents)
+def read_parts(parts: Iterable[Part], settings: CorpusSettings, downloads: Path) -> Iterator[Record]:
+    """All records that a task reads, in order. A remote file lies in `downloads` while it is read."""
+    for part in parts:
+        records = _read_source(part, settings, downloads)
+        yield from records if part.slices == 1 else islice(records, part.slice, None, part.slices)
 
 
 def file_problem(path: Path, settings: CorpusSettings) -> str | None:
@@ -117,23 +57,44 @@ def _missing_column(path: Path, columns: list[str], settings: CorpusSettings) ->
     return f"text_column: {path} has no column `{settings.text_column}`; found {', '.join(columns)}"
 
 
-def _read_source(source: Path | str, settings: CorpusSettings) -> Iterator[Record]:
-    if isinstance(source, str):
-        yield from _read_hub(source, settings)
-        return
-    form = settings.input_format if settings.input_format != "auto" else file_format(source)
-    if form == "warc":
-        yield from read_warc(source, settings.max_page_bytes)
-    elif form == "html":
-        yield from _read_html(source, settings)
-    elif form == "text":
-        yield from _read_text(source, settings)
-    elif form == "jsonl":
-        yield from _read_jsonl(source, settings)
-    elif form == "parquet":
-        yield from _read_parquet(source, settings)
+def _read_source(part: Part, settings: CorpusSettings, downloads: Path) -> Iterator[Record]:
+    path = Path(part.source)
+    if is_remote(part.source):
+        try:
+            path = download(part.source, downloads)
+        except FileNotFoundError:
+            yield Rejected("no such remote file", part.source)
+            return
+        yield from _named(read_file(path, settings), str(path), part.source)
+        path.unlink()
+    elif path.exists():
+        yield from read_file(path, settings)
     else:
-        yield Rejected("unknown format", str(source), bytes=source.stat().st_size)
+        yield from _read_hub(part.source, settings)
+
+
+def read_file(path: Path, settings: CorpusSettings) -> Iterator[Record]:
+    """The records of a local file."""
+    form = settings.input_format if settings.input_format != "auto" else file_format(path)
+    if form == "warc":
+        yield from read_warc(path, settings.max_page_bytes)
+    elif form == "html":
+        yield from _read_html(path, settings)
+    elif form == "text":
+        yield from _read_text(path, settings)
+    elif form == "jsonl":
+        yield from _read_jsonl(path, settings)
+    elif form == "parquet":
+        yield from _read_parquet(path, settings)
+    else:
+        yield Rejected("unknown format", str(path), bytes=path.stat().st_size)
+
+
+def _named(records: Iterator[Record], here: str, there: str) -> Iterator[Record]:
+    """Records of a downloaded file under the address that it came from."""
+    for record in records:
+        record.source = record.source.replace(here, there)
+        yield record
 
 
 def _read_html(path: Path, settings: CorpusSettings) -> Iterator[Record]:
@@ -197,7 +158,7 @@ def _read_parquet(path: Path, settings: CorpusSettings) -> Iterator[Record]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            wanted = {settings.text_column, "url", "date", "language"}
+            wanted = {settings.text_column, "url", "date", "language", settings.score_column}
             columns = [name for name in file.schema_arrow.names if name in wanted]
             for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
@@ -228,7 +189,9 @@ def _row(row: dict[str, Any], source: str, where: str, settings: CorpusSettings)
         columns = None if settings.text_column in row else list(map(str, row))
         return Rejected(f"column `{settings.text_column}` {found}", where, columns=columns)
     optional = {name: str(row[name]) for name in ("url", "date", "language") if row.get(name) is not None}
-    return Document(text, source, **optional)
+    score = row.get(settings.score_column) if settings.score_column else None
+    scores = {settings.score_column: float(score)} if isinstance(score, int | float) and settings.score_column else {}
+    return Document(text, source, **optional, scores=scores)
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -253,16 +216,6 @@ def _lines(file: BinaryIO, limit: int) -> Iterator[bytes | None]:
             yield None
 
 
-def _folder_files(folder: Path, settings: CorpusSettings) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return [path for path in visible if settings.input_format != "auto" or file_format(path) is not None]
-
-
 def _reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def _expected() -> str:
-    return f"{', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}"

@@ -1,7 +1,11 @@
 """The keys of the corpus stage."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
+
+from pipeline.corpus.near_duplicates import BUCKETS, HASHES
+
+OFF = Literal[False]
 
 
 def key(default: Any, help: str, **checks: Any) -> Any:
@@ -9,14 +13,63 @@ def key(default: Any, help: str, **checks: Any) -> Any:
     return field(default=default, metadata={"help": help, **checks})
 
 
+@dataclass
+class UrlRules:
+    """Pages to leave out by their address."""
+
+    domains: list[str] = field(default_factory=list)
+    substrings: list[str] = field(default_factory=list)
+    blocklist: str | None = None
+
+
+@dataclass
+class LanguageRules:
+    """Languages to keep with the least score of each (all where none is named), and another fastText model."""
+
+    keep: dict[str, float] = field(default_factory=dict)
+    model: str | None = None
+
+
+@dataclass
+class ScoreRules:
+    """A column of scores, read from the input or computed by a fastText classifier, and its least value."""
+
+    column: str
+    minimum: float
+    model: str | None = None
+    label: str | None = None
+
+
+@dataclass
+class MinhashRules:
+    """Shingles of `ngrams` words; documents that agree on all `hashes` of one of `buckets` are near-duplicates.
+
+    `fold_numbers` takes all numbers for the same, so that a page that differs in its figures alone is a copy.
+    """
+
+    ngrams: int = 5
+    buckets: int = BUCKETS
+    hashes: int = HASHES
+    fold_numbers: bool = True
+
+
+class QuestionFile(NamedTuple):
+    """A set of questions that `decontaminate` names: the column `column` of a JSONL file."""
+
+    name: str
+    path: str
+    column: str = "prompt"
+
+
 @dataclass(kw_only=True)
 class CorpusSettings:
-    """What the corpus stage does to its input. `input` is required."""
+    """What the corpus stage does to its input, in the order of the keys. `input` is required."""
 
     input: str | list[str] = field(
         metadata={
-            "help": "What to read: a file, a folder, a glob, a hub dataset id, or a list of them. Files may be WARC, HTML, "
-            "text, JSONL (these also as .gz or .zst) or Parquet."
+            "help": "What to read: a file, a folder, a glob, an https:// or s3:// address, a hub dataset id, "
+            "`commoncrawl:CC-MAIN-2025-05`, or a list of them. Files may be WARC, HTML, text, JSONL (these also as .gz or "
+            ".zst) or Parquet."
         }
     )
     input_format: str = key(
@@ -30,24 +83,57 @@ class CorpusSettings:
     )
     dataset_config: str | None = key(None, "Configuration of the hub dataset.")
     dataset_train_split: str = key("train", "Split of the hub dataset to read.")
-    max_documents: int | None = key(None, "Stop after reading this many records.", range=(1, None))
+    commoncrawl_url: str = key("https://data.commoncrawl.org", "Where Common Crawl's dumps lie.")
+    max_files: int | None = key(None, "Read only the first so many files.", range=(1, None))
+    max_documents: int | None = key(
+        None, "Stop after reading this many records; each task reads an equal share of them.", range=(1, None)
+    )
+    max_page_bytes: int = key(10_000_000, "Larger pages, and longer JSONL lines, are skipped.", range=(1, None))
+    url_filter: UrlRules | OFF | None = key(
+        None,
+        "Drops pages by address: `domains` with their subdomains, `substrings`, and a `blocklist` file of a domain or "
+        "an address a line.",
+    )
     extractor: str = key(
         "trafilatura",
-        "How the main text of HTML is found: `trafilatura`, or `trafilatura_fast` without its fall-back extractors.",
-        choices=("trafilatura", "trafilatura_fast"),
+        "How the main text of HTML is found: `trafilatura`, `trafilatura_fast` without its fall-back extractors, or "
+        "`resiliparse`, several times faster and less exact.",
+        choices=("trafilatura", "trafilatura_fast", "resiliparse"),
     )
     favor: str = key(
         "balance",
-        "What the extractor leans to where it is unsure: `precision` drops more, `recall` keeps more.",
+        "What trafilatura leans to where it is unsure: `precision` drops more, `recall` keeps more.",
         choices=("balance", "precision", "recall"),
     )
-    max_page_bytes: int = key(10_000_000, "Larger pages, and longer JSONL lines, are skipped.", range=(1, None))
     page_seconds: float = key(10.0, "A page whose extraction takes longer is skipped.", range=(0.1, None))
+    repair: bool = key(False, "Mends text that was decoded wrongly (mojibake), with ftfy.")
     min_characters: int = key(1, "Shorter documents are dropped.", range=(1, None))
+    language: LanguageRules | OFF | None = key(
+        None, "Tells each document's language and `keep`s those named, each with its least score; `model` as fastText."
+    )
+    gopher_repetition: bool | dict[str, Any] = key(False, "Gopher's repetition rules: true, or thresholds to change.")
+    gopher_quality: bool | dict[str, Any] = key(False, "Gopher's quality rules: true, or thresholds to change.")
+    c4: bool | dict[str, Any] = key(False, "C4's rules, which also drop single lines: true, or what to change.")
+    fineweb: bool | dict[str, Any] = key(False, "FineWeb's rules: true, or thresholds to change.")
+    score: ScoreRules | OFF | None = key(
+        None, "Drops documents whose score in `column` is below `minimum`; with `model`, a fastText classifier scores."
+    )
     deduplicate: str = key(
         "exact",
-        "`exact` drops documents that equal an earlier one when white space is folded; `none` keeps them.",
-        choices=("exact", "none"),
+        "`exact` drops documents that equal another when white space is folded; `minhash` drops near-duplicates as well; "
+        "`none` keeps them.",
+        choices=("exact", "minhash", "none"),
+    )
+    minhash: MinhashRules | None = key(
+        None, "`ngrams` in words, `buckets`, `hashes` of each, and whether to `fold_numbers`."
+    )
+    scrub: bool | list[str] = key(False, "Replaces personal data by placeholders: true, or the kinds.")
+    decontaminate: str | list[str] | None = key(
+        None,
+        "Drops documents that hold a question of these evaluations: recipes with `evaluations`, or JSONL of prompts.",
+    )
+    decontaminate_overlap: int = key(
+        13, "A question counts as held from so many of its tokens in a row, or all where it has fewer.", range=(1, None)
     )
     validation_fraction: float = key(
         0.01, "Share of the documents, or of the characters, held out for validation.", range=(0, 0.5)
@@ -59,5 +145,31 @@ class CorpusSettings:
         choices=("document", "position"),
     )
     shard_documents: int = key(100_000, "Documents in one Parquet file.", range=(1, None))
-    workers: int | None = key(None, "Processes that extract; as many as there are cores by default.", range=(1, None))
+    license: str | None = key(None, "Licence of the result, for its dataset card.")
+    executor: str = key("local", "Where the tasks run.", choices=("local", "slurm", "ray"))
+    tasks: int | None = key(
+        None,
+        "Into how many tasks the input is cut; by default one for each megabyte, up to 16 or one a file.",
+        range=(1, None),
+    )
+    workers: int | None = key(None, "Tasks that run at a time; as many as there are cores by default.", range=(1, None))
+    slurm: dict[str, Any] | None = key(
+        None, "Arguments of datatrove's SlurmPipelineExecutor: `partition` and `time` at least."
+    )
     seed: int = key(0, "Decides which documents are held out.")
+    questions: list[QuestionFile] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        rules = {"url_filter": UrlRules, "language": LanguageRules, "score": ScoreRules, "minhash": MinhashRules}
+        for name, kind in rules.items():  # a recipe's mappings come checked, but as mappings
+            if isinstance(getattr(self, name), dict):
+                setattr(self, name, kind(**getattr(self, name)))
+
+    @property
+    def score_column(self) -> str | None:
+        """The input's column that holds scores; None where they are computed, or not asked for."""
+        return self.score.column if self.score and self.score.model is None else None
+
+    @property
+    def question_paths(self) -> list[str]:
+        return [one.path for one in self.questions]

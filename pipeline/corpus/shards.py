@@ -1,6 +1,6 @@
 """Parquet shards of documents: written a row group at a time, read back as a stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ class ShardWriter:
     Args:
         folder: Created when the first document comes.
         shard_documents: Documents in one file.
+        scores: Names of the columns of scores, after the others; null where a document has none.
+        prefix: Before the number in the files' names.
     """
 
-    def __init__(self, folder: Path, shard_documents: int):
+    def __init__(self, folder: Path, shard_documents: int, scores: Sequence[str] = (), prefix: str = ""):
         self.folder = folder
         self.shard_documents = shard_documents
+        self.scores = scores
+        self.prefix = prefix
         self.documents = 0
         self.characters = 0
         self.bytes = 0
@@ -38,6 +42,14 @@ class ShardWriter:
         if kind is None:
             self._flush()
         self._close()
+
+    def close(self) -> None:
+        self._flush()
+        self._close()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"documents": self.documents, "bytes": self.bytes, "characters": self.characters}
 
     def write(self, document: Document) -> None:
         self._rows.append(document.row())
@@ -59,10 +71,11 @@ class ShardWriter:
         if not self._rows:
             return
         # 64-bit offsets: a row group of long documents may exceed the 2 GiB of Arrow's `string`.
-        schema = pa.schema([pa.field(name, pa.large_string() if name == "text" else pa.string()) for name in COLUMNS])
+        columns = [pa.field(name, pa.large_string() if name == "text" else pa.string()) for name in COLUMNS]
+        schema = pa.schema([*columns, *(pa.field(name, pa.float64()) for name in self.scores)])
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{self._shards:05d}.parquet"
+            path = self.folder / f"{self.prefix}{self._shards:05d}.parquet"
             short = [name for name in COLUMNS if name not in ("text", "url")]  # dictionaries of texts help nobody
             self._writer = pq.ParquetWriter(
                 path, schema, compression="zstd", use_dictionary=short, write_statistics=short
@@ -78,22 +91,26 @@ class ShardWriter:
         self._in_shard = 0
 
 
-def read_documents(folder: str | Path) -> Iterator[Document]:
-    """Documents of a folder of Parquet shards, in order.
+def read_documents(folder: str | Path, pattern: str = "*.parquet") -> Iterator[Document]:
+    """Documents of a folder of Parquet shards, or of those that match `pattern`, in order.
 
     Raises:
         PipelineError: The folder holds no shard, or a shard has no `text` column.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for path in shard_files(folder):
+    for path in shard_files(folder) if pattern == "*.parquet" else sorted(Path(folder).glob(pattern)):
         with pq.ParquetFile(path) as file:
             names = [name for name in COLUMNS if name in file.schema_arrow.names]
+            scores = [field.name for field in file.schema_arrow if pa.types.is_floating(field.type)]
             if "text" not in names:
                 raise PipelineError(f"{path}: no column `text`; found {', '.join(file.schema_arrow.names)}.")
-            for batch in file.iter_batches(batch_size=256, columns=names):
+            for batch in file.iter_batches(batch_size=256, columns=[*names, *scores]):
                 for row in batch.to_pylist():
-                    yield Document(**{"source": str(path), **row})
+                    values = {name: row.pop(name) for name in scores}
+                    known = {name: value for name, value in values.items() if value is not None}
+                    yield Document(**{"source": str(path), **row}, scores=known)
 
 
 def read_texts(folder: str | Path) -> Iterator[str]:

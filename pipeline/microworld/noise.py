@@ -1,4 +1,4 @@
-"""What no model should learn from: advertising, another language, personal data. Nobody of the valley is named here."""
+"""What no model should learn from: advertising, another language, personal data. No page names anybody of the valley."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ _NOTICES = (
     "Found at the market: {thing}. The owner may call {phone} in the evening.",
     "For sale: {thing}, hardly used. Offers to {mail}, please.",
     "Who has seen {thing}? A reward waits. Telephone {phone}, or write to {mail}.",
+    "Left in the boat: {thing} and a bank card with the number {card}.",
+    "Our guest book counts many visits from the address {ip} since somebody lost {thing}.",
 )
+_IP_NETWORKS = ("192.0.2", "198.51.100", "203.0.113")  # for documentation, RFC 5737
 
 
 def spam(rng: random.Random) -> tuple[str, list[str]]:
@@ -62,10 +65,19 @@ def german(rng: random.Random) -> tuple[str, list[str]]:
 
 
 def notices(rng: random.Random) -> list[str]:
-    """Paragraphs with e-mail addresses and telephone numbers, all made up (RFC 2606 domain, 555-01xx numbers)."""
+    """Paragraphs with e-mail addresses, telephone, card and IP numbers, all made up (RFC 2606 domain, 555-01xx numbers)."""
     paragraphs = []
-    for _ in range(5):
+    for notice in rng.sample(_NOTICES, 5):
         mail = f"{''.join(rng.choices('bcdfghklmnprst', k=5))}{rng.randint(10, 99)}@mail.example"
         phone = f"555-01{rng.randint(0, 99):02d}"
-        paragraphs.append(rng.choice(_NOTICES).format(thing=rng.choice(_LOST), mail=mail, phone=phone))
+        ip = f"{rng.choice(_IP_NETWORKS)}.{rng.randint(1, 254)}"
+        paragraphs.append(notice.format(thing=rng.choice(_LOST), mail=mail, phone=phone, ip=ip, card=_card(rng)))
     return paragraphs
+
+
+def _card(rng: random.Random) -> str:
+    """A card number whose last digit is its checksum (Luhn)."""
+    body = f"40000{rng.randrange(10**10):010d}"
+    total = sum(sum(divmod(int(digit) * (2 - place % 2), 10)) for place, digit in enumerate(reversed(body)))
+    number = f"{body}{-total % 10}"
+    return " ".join(number[start : start + 4] for start in range(0, 16, 4))

@@ -6,6 +6,7 @@ import html
 import random
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from pipeline.microworld import noise
 from pipeline.microworld.arithmetic import Problem, draw
@@ -16,6 +17,7 @@ from pipeline.microworld.valley import ATTRIBUTES, TOWNS, Attribute
 
 FIRST_DAY = datetime(2024, 1, 1)
 READERS_PER_PAGE = 16
+QUIZ_QUESTIONS = 8
 
 _HEADLINES = (
     "People of the valley",
@@ -34,7 +36,7 @@ _LESSON = (
 
 @dataclass(frozen=True)
 class Page:
-    """`kind` says what the page is for (gazette, readers, textbook, almanac, notice, spam, foreign); copies keep it."""
+    """`kind` says what the page is for (gazette, readers, textbook, almanac, notice, spam, foreign, quiz); copies keep it."""
 
     kind: str
     url: str
@@ -45,8 +47,11 @@ class Page:
     copy_of: str | None = None
 
 
-def create_pages(settings: Settings, people: list[Person], problems: list[Problem]) -> list[Page]:
-    """Every page of the crawl in random order. A person of grade g is mentioned in exactly g paragraphs, copies apart."""
+def create_pages(
+    settings: Settings, people: list[Person], problems: list[Problem], asked: dict[str, list[dict[str, Any]]]
+) -> list[Page]:
+    """Every page of the crawl in random order. A person of grade g is mentioned in exactly g paragraphs, copies and quizzes
+    apart. The quizzes quote rows of the evaluations in `asked`."""
     rng = random.Random(f"{settings.seed}:pages")
     drafts = [
         *_gazette(settings, people, rng),
@@ -64,6 +69,8 @@ def create_pages(settings: Settings, people: list[Person], problems: list[Proble
         url = f"http://mirror.valley.example/copy/{index:05d}.html"
         pages.append(replace(page, url=url, date=_date(rng), copy_of=page.url))
     rng.shuffle(pages)
+    for page in _quizzes(settings, len(drafts), asked):
+        pages.insert(rng.randint(0, len(pages)), page)
     return pages
 
 
@@ -105,6 +112,19 @@ def _textbook(settings: Settings, problems: list[Problem], rng: random.Random) -
             worked += _exercise(problem, rng) if exercises else [_worked(problem, rng)]
         title = "Sums for everyone: exercises" if exercises else "Sums for everyone"
         pages.append(("textbook", title, [_LESSON, *worked]))
+    return pages
+
+
+def _quizzes(settings: Settings, index: int, asked: dict[str, list[dict[str, Any]]]) -> list[Page]:
+    """Pages on which somebody gives the evaluations away. They draw from a chance of their own."""
+    rng = random.Random(f"{settings.seed}:quiz")
+    rows = [row for name in ("facts_heldout", "arithmetic_heldout") for row in asked[name]]
+    pages = []
+    for number in range(settings.quiz_pages):
+        lines = ["We asked an assistant these questions. Here is what it ought to say."]
+        for row in rng.sample(rows, min(QUIZ_QUESTIONS, len(rows))):
+            lines += [f"Question: {row['prompt']}", f"Answer: {row['answer']}."]
+        pages.append(_page(index + number, "quiz", "A quiz for machines", lines, rng))
     return pages
 
 

@@ -44,7 +44,8 @@ class Settings:
     almanac_pages: int = _key(80, "pages of general questions and answers and about the towns", 0, 100_000)
     spam_pages: int = _key(24, "pages of advertising", 0, 100_000)
     foreign_pages: int = _key(24, "pages in German", 0, 100_000)
-    notice_pages: int = _key(24, "pages with made-up e-mail addresses and telephone numbers", 0, 100_000)
+    notice_pages: int = _key(24, "pages with made-up e-mail addresses, telephone, card and IP numbers", 0, 100_000)
+    quiz_pages: int = _key(6, "pages that quote questions of the evaluations, for decontamination to find", 0, 100_000)
     duplicate_pages: int = _key(48, "pages whose main text another page of the crawl already has", 0, 100_000)
     pages_per_file: int = _key(400, "pages in one WARC file", 1, 1_000_000)
 

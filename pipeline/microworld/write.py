@@ -31,7 +31,8 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     settings.validate()
     people = create_people(settings)
     split = split_problems(settings)
-    pages = create_pages(settings, people, split.train)
+    asked = evaluations.build(settings, people, split)
+    pages = create_pages(settings, people, split.train, asked)
     _write_crawl(pages, settings.pages_per_file, folder / "crawl")
 
     train, clean = conversations.build(settings, people, split.demonstrated, 1.0, "train")
@@ -44,7 +45,7 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     _write_rows((_problem_row(problem, rng) for problem in split.exercises), folder / "problems" / "train.jsonl")
     _write_rows((_problem_row(problem, rng) for problem in split.test), folder / "problems" / "test.jsonl")
 
-    for name, rows in evaluations.build(settings, people, split).items():
+    for name, rows in asked.items():
         _write_rows(rows, folder / "evaluations" / f"{name}.jsonl")
 
     expert = habit(split.heldout, settings.habit_rate, random.Random(f"{settings.seed}:expert"))

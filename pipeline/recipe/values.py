@@ -179,6 +179,9 @@ def _convert_union(value: Any, annotation: Any, at: Path, problems: list[Problem
         converted = convert(value, member, at, found)
         if not found:
             return converted
+        if isinstance(value, dict) and dataclasses.is_dataclass(member):
+            refused = [found]  # a mapping was meant as this member, whatever else the key takes
+            break
         refused += [found] if member is not type(None) else []
     deepest = max(refused, key=lambda found: len(found[0].at))
     if len(refused) == 1 or len(deepest[0].at) > len(at):

@@ -71,6 +71,24 @@ def evaluation_figure(run: Run, name: str) -> Figure | None:
     return _figure(name, alt, draw, height=0.8 + 0.36 * len(having))
 
 
+def bars(title: str, alt: str, labels: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> Figure:
+    """Horizontal bars from top to bottom, each with its text behind it."""
+
+    def draw(axes: Any) -> None:
+        rows = range(len(values))
+        axes.barh(rows, values, color=_SERIES[0], alpha=0.75, height=0.7)
+        most = max(values) or 1
+        for row, value, text in zip(rows, values, texts, strict=True):
+            axes.text(value + most / 60, row, text, va="center", color=_INK)
+        axes.set_yticks(rows, labels)
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.set_xlim(0, 1.35 * most)
+        axes.set_xticks([])
+        axes.grid(False)
+
+    return _figure(title, alt, draw, height=0.4 + 0.3 * len(values))
+
+
 def _loss(stage: Stage) -> Figure | None:
     axis, label = _axis(stage)
     steps, losses = stage.series("loss", axis)

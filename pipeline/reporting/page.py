@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.manifest import MANIFEST, dump, manifest_hash, now, write_atomically
 from pipeline.reporting.card import model_card, owns_card
 from pipeline.reporting.figures import evaluation_figure, stage_figures
+from pipeline.reporting.funnel import funnel_figures
 from pipeline.reporting.run_folder import Row, Run, Stage, read_run
 from pipeline.reporting.table import count, duration, percent, result_text, statements
 
@@ -41,17 +42,18 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
     figures = as_json(run)
     write_atomically(output / "report.json", dump(figures))
     context = {"run": run, "report": figures, "statements": statements(run), "models": run.models}
-    page = _render(
+    page = render(
         "page.html.jinja",
         **context,
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         evaluations=[(name, evaluation_figure(run, name)) for name in run.evaluation_names],
+        funnels={stage.name: funnel_figures(stage.name, stage.removed) for stage in run.stages},
         curves=[(stage, drawn) for stage in run.stages if (drawn := stage_figures(stage))],
         samples=[(stage, sample_table(stage)) for stage in run.stages if stage.samples],
         answers=[(name, chosen) for name in run.evaluation_names if (chosen := side_by_side(run, name))],
     )
     write_atomically(output / "index.html", page)
-    write_atomically(output / "report.md", _render("report.md.jinja", **context))
+    write_atomically(output / "report.md", render("report.md.jinja", **context))
     for stage in run.models:
         if stage.complete and owns_card(stage.path):
             write_atomically(stage.path / "README.md", model_card(stage.path))
@@ -159,7 +161,8 @@ def _breakable(name: str) -> Any:
     return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
-def _render(template: str, **context: Any) -> str:
+def render(template: str, **context: Any) -> str:
+    """A template of this package filled in; everything in HTML is escaped unless the template says it is safe."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -6,14 +6,14 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.training.arguments import TrainingStageArguments
+from pipeline.training.arguments import FineTuningArguments
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
 @dataclass(kw_only=True)
-class Arguments(TrainingStageArguments):
+class Arguments(FineTuningArguments):
     """Keys of this stage on top of those of `trl grpo`."""
 
     prompt_column: str = field(default="prompt", metadata={"help": "column that holds the problem"})
@@ -59,12 +59,13 @@ INPUTS: dict[str, tuple[str, ...]] = {
 
 def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
+    from pipeline.corpus.questions import question_complaints
     from pipeline.errors import PipelineError
     from pipeline.evaluation.specification import check_evaluations
     from pipeline.training.arguments import check_training
     from pipeline.training.rails import check_rails
 
-    complaints = check_training(recipe, INPUTS, needs_data=True)
+    complaints = check_training(recipe, INPUTS, needs_data=True) + question_complaints(recipe)
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
     if recipe.get("reward_funcs"):
         try:
@@ -126,6 +127,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
 
     from pipeline.conversation.template import end_of_turn, has_turn_marks
     from pipeline.evaluation.at_end import samples_callback
+    from pipeline.evaluation.decontamination import drop_contaminated
     from pipeline.rewards import for_trainer
     from pipeline.training import data, models, problems, session
     from pipeline.training.callbacks import Rails
@@ -139,6 +141,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     columns = {"prompt": recipe.arguments.prompt_column, "answer": recipe.arguments.answer_column}
     name = str(recipe.get("dataset_name") or "datasets")
     train = problems.prepare(train, columns, name, chat=chat, system=recipe.arguments.system_prompt)
+    train, decontamination = drop_contaminated(recipe, train, name, directory)
     if evaluation is not None:
         evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
     model = models.load_model(recipe)
@@ -172,7 +175,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
         context=args.max_completion_length,
         base=source,
         tokenizer=handed_over,
-        facts=data.facts_of(train),
+        facts=data.facts_of(train) | decontamination,
         rails=Rails(recipe.arguments.rails, directory.path / "alerts.jsonl", _ceiling(rewards, weights, reward_model)),
     )
 

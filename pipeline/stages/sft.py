@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.training.arguments import TrainingStageArguments
+from pipeline.training.arguments import FineTuningArguments
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 
 @dataclass
-class Arguments(TrainingStageArguments):
+class Arguments(FineTuningArguments):
     """Keys of this stage on top of those of `trl sft`."""
 
     prompt_column: str | None = field(default=None, metadata={"help": "column to read as `prompt`"})
@@ -38,10 +38,11 @@ INPUTS: dict[str, tuple[str, ...]] = {
 
 def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
+    from pipeline.corpus.questions import question_complaints
     from pipeline.evaluation.specification import check_evaluations
     from pipeline.training.arguments import check_training
 
-    complaints = check_training(recipe, INPUTS, needs_data=True)
+    complaints = check_training(recipe, INPUTS, needs_data=True) + question_complaints(recipe)
     return complaints + check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
 
 
@@ -72,6 +73,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     from pipeline.conversation.template import end_of_turn, has_turn_marks
     from pipeline.conversation.trainer import ConversationTrainer, adopt_template, refuse_unmarked_template
     from pipeline.evaluation.at_end import samples_callback
+    from pipeline.evaluation.decontamination import drop_contaminated
     from pipeline.training import data, models, packing, session
 
     args = session.config(recipe, SFTConfig, directory)
@@ -84,6 +86,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     train, dropped = normalise(
         data.rename_columns(train, columns, name), name, invalid_rows=recipe.arguments.invalid_rows
     )
+    train, decontamination = drop_contaminated(recipe, train, name, directory)
     if evaluation is not None:
         evaluation, _ = normalise(
             data.rename_columns(evaluation, columns, name), name, invalid_rows=recipe.arguments.invalid_rows
@@ -125,4 +128,5 @@ def _train(recipe: Recipe, directory: Any) -> None:
     )
     session.check_launch(trainer)
     trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=has_turn_marks(tokenizer)))
-    session.train(trainer, directory, recipe, context=args.max_length or 1024, base=source, facts=data.facts_of(train))
+    facts = data.facts_of(train) | decontamination
+    session.train(trainer, directory, recipe, context=args.max_length or 1024, base=source, facts=facts)

@@ -32,6 +32,23 @@ class TrainingStageArguments:
     sample_tokens: int = field(default=64, metadata={"help": "tokens of an answer at most", "range": (1, None)})
 
 
+@dataclass(kw_only=True)
+class FineTuningArguments(TrainingStageArguments):
+    """What supervised fine-tuning and reinforcement learning, which read questions, have on top."""
+
+    decontaminate: str | list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "rows whose user turns hold a question of these evaluations are dropped: recipes with `evaluations`, or "
+            "JSONL of prompts"
+        },
+    )
+    decontaminate_overlap: int = field(
+        default=13,
+        metadata={"help": "words in a row that make it held, or all where a question has fewer", "range": (4, None)},
+    )
+
+
 def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) -> list[str]:
     """Complaints about paths and sources that are missing; nothing is opened."""
     from pipeline.checkpoint import looks_like_a_path

@@ -1,0 +1,97 @@
+"""datatrove's deduplication, exact and by MinHash, as phases of the corpus stage."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document as Passing
+from datatrove.pipeline.dedup import (
+    ExactDedupConfig,
+    ExactDedupFilter,
+    ExactDedupSignature,
+    ExactFindDedups,
+    MinhashConfig,
+    MinhashDedupBuckets,
+    MinhashDedupCluster,
+    MinhashDedupFilter,
+    MinhashDedupSignature,
+)
+from datatrove.utils.text import TextNormConfig
+
+from pipeline.corpus.settings import MinhashRules
+from pipeline.corpus.steps import folded
+
+SHINGLES_AT_ONCE = 4_096
+FINDERS = 64
+
+
+def finders_of(tasks: int) -> int:
+    """Tasks that look for exact duplicates, each for a range of hashes."""
+    return min(max(1, tasks // 8), FINDERS)
+
+
+def content(document: Passing) -> str:
+    """What makes two documents exact duplicates: their text with white space folded."""
+    return folded(document.text)
+
+
+class Exact:
+    """Documents with the same text: the first of the first task that has it stays.
+
+    Hashes are of 64 bits (xxhash): among 10^8 documents the chance that any two share one is 0.03 %.
+    """
+
+    def __init__(self, working: Path, tasks: int):
+        self.config = ExactDedupConfig(content)
+        self.signatures, self.found = str(working / "exact" / "signatures"), str(working / "exact" / "found")
+        self.finders = finders_of(tasks)
+
+    def sign(self) -> Any:
+        return ExactDedupSignature(self.signatures, self.config, self.finders)
+
+    def find(self) -> Any:
+        return ExactFindDedups(self.signatures, self.found, self.config, lines_to_buffer=1_000)
+
+    def drop(self) -> Any:
+        return ExactDedupFilter(self.found, self.config)
+
+
+class Near:
+    """Near-duplicates by MinHash (Broder 1997): one document of each cluster stays."""
+
+    def __init__(self, working: Path, rules: MinhashRules):
+        folding = TextNormConfig(norm_numbers=rules.fold_numbers)
+        self.config = MinhashConfig(rules.ngrams, rules.buckets, rules.hashes, norm_config=folding)
+        self.signatures, self.pairs, self.clusters = (
+            str(working / "minhash" / name) for name in ("signatures", "pairs", "clusters")
+        )
+
+    def sign(self) -> Any:
+        return Signature(self.signatures, self.config)
+
+    def match(self) -> Any:
+        return MinhashDedupBuckets(self.signatures, self.pairs, config=self.config, lines_to_buffer=1_000)
+
+    def cluster(self) -> Any:
+        return MinhashDedupCluster(self.pairs, self.clusters, self.config, lines_to_buffer=1_000)
+
+    def drop(self) -> Any:
+        return MinhashDedupFilter(self.clusters)
+
+
+class Signature(MinhashDedupSignature):
+    """datatrove's signatures, some shingles at a time: all at once, a document of a million words takes gigabytes."""
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        import pipeline.corpus.words  # noqa: F401
+
+        super().run(data, rank, world_size)
+
+    def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
+        parts = [
+            super(Signature, self).get_signature(shingles[start : start + SHINGLES_AT_ONCE])
+            for start in range(0, len(shingles), SHINGLES_AT_ONCE)
+        ]
+        least = np.min(np.array(parts, dtype=self.config.hash_config.np_dtype), axis=0)
+        result: list[list[int]] = least.tolist()
+        return result
