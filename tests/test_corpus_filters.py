@@ -261,3 +261,26 @@ def test_steps_that_are_left_out_do_not_appear(tmp_path):
     assert list(table) == ["read", "extract", "min_characters"]
     settings = CorpusSettings(input="x", language=False)
     assert not settings.language
+
+
+def test_words_are_those_of_datatrove_and_memory_is_given_back():
+    import subprocess
+    import sys
+
+    script = """
+import random, sys
+from datatrove.utils.word_tokenizers import SpaCyTokenizer
+import pipeline.corpus.words as words
+from datatrove.utils.word_tokenizers import load_word_tokenizer
+assert "torch" not in sys.modules
+rng, ours, theirs = random.Random(0), load_word_tokenizer("eng"), SpaCyTokenizer("en")
+texts = [" ".join(f"{rng.random():.9f} isn't it? Mr. X's {rng.randint(0, 9999)}km!" for _ in range(5)) for _ in range(1200)]
+sizes = []
+for number, text in enumerate(texts):
+    assert ours.word_tokenize(text) == theirs.word_tokenize(text)
+    assert ours.span_tokenize(text) == theirs.span_tokenize(text)
+    if number % 249 == 0:
+        sizes.append(len(words.ENGLISH.vocab.strings))
+assert sizes[-1] < sizes[0] + 500 * 40 and sizes[-1] <= 2 * max(sizes[:2]), sizes
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -67,10 +67,10 @@ def published(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_one_worker_and_two_give_the_same_bytes(tmp_path):
     write_crawl(tmp_path / "crawl")
-    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "one")
+    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "one" / "corpus")
     subprocess.run(command(path, "--workers", "1"), check=True)
-    subprocess.run(command(path, "--workers", "2", "--output_dir", str(tmp_path / "two")), check=True)
-    one, two = published(tmp_path / "one"), published(tmp_path / "two")
+    subprocess.run(command(path, "--workers", "2", "--output_dir", str(tmp_path / "two" / "corpus")), check=True)
+    one, two = published(tmp_path / "one" / "corpus"), published(tmp_path / "two" / "corpus")
     assert one == two and len([name for name in one if name.endswith(".parquet")]) > 4
     table = {step["step"]: step for step in json.loads(one["removed.json"])}
     assert table["exact_duplicates"]["documents_in"] == 180
@@ -80,9 +80,9 @@ def test_one_worker_and_two_give_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path):
     write_crawl(tmp_path / "crawl")
-    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "whole")
+    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "whole" / "corpus")
     subprocess.run(command(path), check=True)
-    killed = tmp_path / "killed"
+    killed = tmp_path / "killed" / "corpus"
     words = command(path, "--output_dir", str(killed))
     for phase in ("clean", "signatures", "buckets", "write"):  # killed as soon as the first task of each is done
         run = subprocess.Popen(words, start_new_session=True)
@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path)
     before = {file: file.stat().st_mtime_ns for file in (killed / "checkpoints" / "clean" / "whole").iterdir()}
     assert len(before) == 6
     subprocess.run(words, check=True)
-    assert published(killed) == published(tmp_path / "whole")
+    assert published(killed) == published(tmp_path / "whole" / "corpus")
     assert not (killed / "checkpoints").exists() and not (killed / ".aside").exists()
 
 
@@ -187,7 +187,7 @@ def test_slurm_runs_the_same_phases_and_gives_the_same_bytes(tmp_path):
     assert any(
         "--array=0-5" in script and "--partition=cpu" in script and "--mem-per-cpu=3G" in script for script in scripts
     )
-    local, there = published(tmp_path / "local"), published(tmp_path / "slurm")
+    local, there = published(tmp_path / "local" / "corpus"), published(tmp_path / "slurm" / "corpus")
     assert local == there
 
 

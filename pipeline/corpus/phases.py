@@ -127,7 +127,10 @@ def _run_with_slurm(settings: CorpusSettings, phases: list[Phase], working: Path
         return False
     if waiting:
         # The environment of this command, also where Slurm starts jobs with another.
-        environment = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+        programs, packages = Path(sys.executable).parent, Path(__file__).parents[2]
+        environment = (
+            f"export PATH={shlex.quote(str(programs))}:$PATH PYTHONPATH={shlex.quote(str(packages))}:$PYTHONPATH"
+        )
         options = {"env_command": environment, **(settings.slurm or {}), "workers": settings.workers or -1}
         chain: list[Any] = []
         for phase in phases:
