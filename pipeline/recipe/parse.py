@@ -24,7 +24,16 @@ Config = TypeVar("Config")
 
 BESIDE_THE_RESULT = frozenset(
     # Where a run is written, watched and measured; a finished run may be evaluated anew without being trained anew.
-    ("output_dir", "evaluations", "evaluation_batch_size", "sample_prompts", "sample_steps", "report_to", "run_name")
+    (
+        "output_dir",
+        "evaluations",
+        "evaluation_batch_size",
+        "sample_prompts",
+        "sample_steps",
+        "report_to",
+        "run_name",
+        "compare_with",
+    )
 )
 
 

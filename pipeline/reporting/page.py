@@ -41,7 +41,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
     figures = as_json(run)
     write_atomically(output / "report.json", dump(figures))
     context = {"run": run, "report": figures, "statements": statements(run), "models": run.models}
-    page = _render(
+    page = render(
         "page.html.jinja",
         **context,
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
@@ -51,7 +51,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
         answers=[(name, chosen) for name in run.evaluation_names if (chosen := side_by_side(run, name))],
     )
     write_atomically(output / "index.html", page)
-    write_atomically(output / "report.md", _render("report.md.jinja", **context))
+    write_atomically(output / "report.md", render("report.md.jinja", **context))
     for stage in run.models:
         if stage.complete and owns_card(stage.path):
             write_atomically(stage.path / "README.md", model_card(stage.path))
@@ -159,7 +159,8 @@ def _breakable(name: str) -> Any:
     return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
-def _render(template: str, **context: Any) -> str:
+def render(template: str, **context: Any) -> str:
+    """A template of this folder, filled in; HTML is escaped, and a name that is missing is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
