@@ -72,7 +72,9 @@ def check_mixtures(recipe: Any) -> Iterator[str]:
             )
     if arguments.annealing_mixture is None and recipe.get("annealing_start") is not None:
         yield "annealing_start: has a meaning only with annealing_mixture"
-    if (arguments.mixture or arguments.annealing_mixture) and not (arguments.train_tokens or recipe.get("max_steps")):
+    if (arguments.mixture or arguments.annealing_mixture) and not (
+        arguments.train_tokens or recipe.get("max_steps", -1) > 0
+    ):
         yield "mixture: its corpora have epochs of their own; say how long to train with train_tokens or max_steps"
 
 
