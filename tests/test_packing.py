@@ -1,5 +1,6 @@
 """Full rows from token shards: nothing twice, nothing lost, and documents that cannot see one another."""
 
+import pickle
 from collections import Counter
 from types import SimpleNamespace
 
@@ -169,6 +170,9 @@ def test_a_stored_plan_is_the_plan_and_of_these_tokens_only(shards, tmp_path, mo
         assert isinstance(getattr(found, name), np.memmap)
         assert getattr(found, name).tolist() == getattr(planned, name).tolist()
     assert (found.row_length, found.isolated, found.tokens) == (ROW, strategy != "wrapped", planned.tokens)
+    sent = pickle.dumps(found)
+    assert len(sent) < 1000 and pickle.loads(sent).begins.tolist() == planned.begins.tolist()
+    assert pickle.loads(pickle.dumps(planned)).first.tolist() == planned.first.tolist()
     others = SimpleNamespace(offsets=shards.offsets[:20], digest="others")
     assert len(stored_rows(tmp_path / "plans", others, ROW, strategy)) < len(found)
     assert len(stored_rows(tmp_path / "plans", shards, 2 * ROW, strategy)) < len(found)

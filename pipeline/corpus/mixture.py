@@ -141,14 +141,13 @@ def held_out(shards: Sequence[Shards], length: int, strategy: str) -> dict[str, 
 
 def described(rows: RowStream, strategy: str) -> str:
     """A line for each corpus: how much of it the run reads, and how full its rows are."""
-    lines = []
-    for corpus in rows.corpora:
-        facts, plan = rows.facts()[corpus.name], corpus.rows
-        lines.append(
-            f"pretrain: {corpus.name}: {facts['tokens']:,} tokens, {_epochs(facts['epochs'])} of {len(plan):,} rows of "
-            f"{plan.row_length} tokens ({strategy}, {plan.tokens / (len(plan) * plan.row_length):.1%} full)"
-        )
-    return "\n".join(lines)
+    facts = rows.facts()
+    return "\n".join(
+        f"pretrain: {corpus.name}: {facts[corpus.name]['tokens']:,} tokens, {len(corpus.rows):,} rows of "
+        f"{corpus.rows.row_length} ({strategy}, {corpus.rows.tokens / (len(corpus.rows) * corpus.rows.row_length):.1%} full) "
+        f"read for {_epochs(facts[corpus.name]['epochs'])}"
+        for corpus in rows.corpora
+    )
 
 
 def _epochs(number: float) -> str:

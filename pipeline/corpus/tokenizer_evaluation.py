@@ -155,24 +155,24 @@ def load_others(names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
     missing: dict[str, str] = {}
     unreachable = "the hub is switched off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
     for name in names:
-        for local in (True, False):
+        try:
             try:
-                if not local:
-                    HfApi().model_info(name, timeout=HUB_TIMEOUT)
-                tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-                if tokenizer.is_fast:
-                    found[name] = tokenizer
-                else:
-                    missing[name] = "it has no tokenizer.json"
-                break
-            except (OSError, ValueError, httpx.HTTPError) as error:
-                if local and unreachable:
-                    missing[name] = f"not on this machine, and {unreachable}"
-                    break
-                if not local:
-                    missing[name] = (str(error).strip() or type(error).__name__).splitlines()[0]
-                    if isinstance(error, httpx.TransportError):
-                        unreachable = "the hub cannot be reached"
+                found[name] = AutoTokenizer.from_pretrained(name, local_files_only=True)
+            except (OSError, ValueError):
+                if unreachable or Path(name).exists():
+                    raise
+                HfApi().model_info(name, timeout=HUB_TIMEOUT)
+                found[name] = AutoTokenizer.from_pretrained(name)
+            if not found[name].is_fast:
+                del found[name]
+                missing[name] = "it has no tokenizer.json"
+        except (OSError, ValueError, httpx.HTTPError) as error:
+            if isinstance(error, httpx.TransportError):
+                unreachable = "the hub cannot be reached"
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            missing[name] = (
+                reason if not unreachable or Path(name).exists() else f"not on this machine, and {unreachable}"
+            )
     return found, missing
 
 
