@@ -35,8 +35,10 @@ from pipeline.conversation.template import CONTENT_MARKERS, CONTROL_TOKENS, END_
 from pipeline.corpus.bpe import train_bpe
 from pipeline.corpus.tokens import TokenShards, write_token_shards
 from pipeline.training import device, models, packing
+from pipeline.training.order import Corpus, RowStream
 from pipeline.training.pretraining import PretrainTrainer
 from pipeline.training.session import quiet_libraries
+from pipeline.training.validation import bytes_per_token
 
 WARM_UP = 2
 MODEL = {
@@ -126,21 +128,22 @@ class Bench:
         return self.rate(time.perf_counter() - begin)
 
     def ours(self, strategy: str = "wrapped") -> float:
-        plan = packing.plan_rows(self.shards.lengths, self.length, strategy, seed=0)
+        plan = packing.plan_rows(self.shards.offsets, self.length, strategy)
+        corpus = Corpus("", self.shards, plan)
         config = self.config()
+        config.ignore_data_skip = True
         config.dataset_kwargs = {"skip_prepare_dataset": True}
         config.remove_unused_columns = False
-        dataset = packing.as_dataset(self.shards, plan, self.tokenizer.pad_token_id)
         clock = Clock()
         trainer = PretrainTrainer(
             model=self.model(),
             args=config,
             processing_class=self.tokenizer,
-            train_dataset=dataset,
+            rows=RowStream([corpus], self.steps * self.rows, 0, self.tokenizer.pad_token_id),
             data_collator=packing.PackedCollator(),
-            validation=dataset,
+            validation={"": corpus},
             validation_rows=1,
-            token_bytes=packing.bytes_per_token(self.tokenizer),
+            token_bytes=bytes_per_token(self.tokenizer),
             callbacks=[clock],
         )
         trainer.remove_callback(transformers.PrinterCallback)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from pipeline.corpus.tokens import TokenShards
 from pipeline.training.models import new_model
-from pipeline.training.packing import PackedCollator, bytes_per_token, plan_rows
-from pipeline.training.validation import validation_loss
+from pipeline.training.packing import PackedCollator, plan_rows
+from pipeline.training.validation import bytes_per_token, validation_loss
 
 LENGTHS = (5, 17, 9, 30)
 
@@ -185,10 +185,7 @@ def nats_by_hand(model, shards, rows, isolated) -> tuple[float, int, list[int]]:
     nats, predicted = 0.0, []
     for row in range(len(rows)):
         pieces = range(rows.first[row], rows.first[row + 1])
-        texts = [
-            shards.slice(int(rows.documents[p]), int(rows.starts[p]), int(rows.starts[p] + rows.lengths[p]))
-            for p in pieces
-        ]
+        texts = [shards.stream(int(rows.begins[p]), int(rows.begins[p] + rows.lengths[p])) for p in pieces]
         for ids in texts if isolated else [np.concatenate(texts)]:
             ids = torch.from_numpy(ids.astype(np.int64))
             with torch.no_grad():
@@ -203,7 +200,7 @@ def test_the_validation_loss_is_the_sum_by_hand_also_with_an_uneven_last_batch(t
     torch.manual_seed(3)
     model = new_model(tiny_config(), tokenizer)
     shards = TokenShards(tiny_world / "tokenizer" / "tokens" / "validation", tokenizer)
-    rows = plan_rows(shards.lengths, 48, strategy, seed=0, keep_tail=True)
+    rows = plan_rows(shards.offsets, 48, strategy, keep_tail=True)
     read = [rows.read(shards, row, tokenizer.pad_token_id) for row in range(len(rows))]
     size = next(size for size in (3, 4, 5) if len(rows) % size)
     batches = [PackedCollator()(read[start : start + size]) for start in range(0, len(read), size)]
@@ -229,11 +226,11 @@ def test_the_logged_validation_loss_is_that_of_the_published_model(tmp_path, tin
     logged = metrics_of(tmp_path / "run")[-1]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     shards = TokenShards(tiny_world / "tokenizer" / "tokens" / "validation", tokenizer)
-    rows = plan_rows(shards.lengths, 64, "bfd_split", seed=5, keep_tail=True)
+    rows = plan_rows(shards.offsets, 64, "bfd_split", keep_tail=True)
     assert len(rows) % 3
     nats, count, predicted = nats_by_hand(model, shards, rows, isolated=True)
     assert logged["eval_loss"] == pytest.approx(nats / count, rel=1e-5)
     # Every document is one piece: all its text is predicted but for the bytes of its first token.
-    unseen = sum(bytes_per_token(tokenizer)[shards.slice(d, 0, 1)[0]] for d in range(shards.documents))
+    unseen = sum(bytes_per_token(tokenizer)[shards.document(d)[0]] for d in range(shards.documents))
     assert rows.lengths.tolist().count(1) == 0 and len(rows.lengths) == shards.documents
     assert logged["eval_bits_per_byte"] == pytest.approx(nats / math.log(2) / (shards.bytes - unseen), rel=1e-5)

@@ -2,23 +2,21 @@
 
 import pickle
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.corpus.tokens import TokenShards, write_token_shards
 from pipeline.errors import PipelineError
+from pipeline.training import packing
 from pipeline.training.models import new_model
-from pipeline.training.packing import (
-    STRATEGIES,
-    PackedCollator,
-    as_dataset,
-    bytes_per_token,
-    check_isolation,
-    plan_rows,
-)
+from pipeline.training.packing import STRATEGIES, PackedCollator, check_isolation, plan_rows, stored_rows
+from pipeline.training.validation import bytes_per_token
 
 ROW = 32
 PAD = 1
@@ -32,71 +30,109 @@ def shards(tmp_path_factory, tokenizer) -> TokenShards:
     folder = tmp_path_factory.mktemp("shards")
     write_token_shards(texts, tokenizer, folder, shard_tokens=1500)
     found = TokenShards(folder, tokenizer)
-    assert len(list(folder.glob("*.bin"))) > 2 and found.lengths.min() == 1 and found.lengths.max() > 3 * ROW
+    assert (
+        len(list(folder.glob("*.bin"))) > 2
+        and np.diff(found.offsets).min() == 1
+        and np.diff(found.offsets).max() > 3 * ROW
+    )
     return found
 
 
 def placed(rows) -> Counter:
-    """How often each (document, position) stands in the rows."""
-    pieces = zip(rows.documents, rows.starts, rows.lengths, strict=True)
-    return Counter((int(d), int(s) + i) for d, s, length in pieces for i in range(length))
+    """How often each position of the stream of all documents stands in the rows."""
+    pieces = zip(rows.begins.tolist(), rows.lengths.tolist(), strict=True)
+    return Counter(begin + i for begin, length in pieces for i in range(length))
 
 
-def everything(shards) -> set:
-    return {(document, i) for document, length in enumerate(shards.lengths) for i in range(length)}
+def expected(offsets, strategy, row_length=ROW) -> set[int]:
+    """The positions that a strategy keeps: all of them; of each document those in pieces of more than one token; of each
+    document the first row, unless it is one token."""
+    if strategy == "wrapped":
+        return set(range(int(offsets[-1])))
+    kept = set()
+    for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        stop = begin + row_length if strategy == "bfd" else end
+        for piece in range(begin, min(end, stop), row_length):
+            if min(end, piece + row_length) - piece > 1:
+                kept |= set(range(piece, min(end, piece + row_length)))
+    return kept
 
 
-def test_bfd_split_holds_every_token_once_but_for_pieces_of_a_single_token(shards):
-    counts = placed(plan_rows(shards.lengths, ROW, "bfd_split", seed=1))
-    assert set(counts.values()) == {1}
-    alone = {(d, length - 1) for d, length in enumerate(shards.lengths) if length % ROW == 1}
-    assert 0 < len(alone) < 10
-    assert everything(shards) - set(counts) == alone
-
-
-def test_bfd_holds_the_first_row_of_every_document_and_cuts_the_rest(shards):
-    counts = placed(plan_rows(shards.lengths, ROW, "bfd", seed=1))
-    assert set(counts.values()) == {1}
-    assert set(counts) == {(d, i) for d, i in everything(shards) if i < ROW and shards.lengths[d] > 1}
-
-
-def test_wrapped_holds_every_token_once_up_to_a_last_row_that_is_not_full(shards):
-    rows = plan_rows(shards.lengths, ROW, "wrapped", seed=1)
-    counts = placed(rows)
-    assert set(counts.values()) == {1} and rows.tokens == len(rows) * ROW
-    assert shards.tokens - rows.tokens == shards.tokens % ROW > 0
-    whole = plan_rows(shards.lengths, ROW, "wrapped", seed=1, keep_tail=True)
-    assert set(placed(whole)) == everything(shards) and len(whole) == len(rows) + 1
+corpora = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(lambda lengths: np.cumsum([0, *lengths]))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_no_row_is_longer_than_its_length_and_few_places_stay_empty(shards, strategy):
-    rows = plan_rows(shards.lengths, ROW, strategy, seed=1)
+@given(offsets=corpora, row_length=st.integers(2, 24))
+@settings(max_examples=150, deadline=None)
+def test_no_token_is_lost_but_those_the_strategy_says_and_none_stands_twice(strategy, offsets, row_length):
+    try:
+        rows = plan_rows(offsets, row_length, strategy, keep_tail=True)
+    except PipelineError:
+        assert not expected(offsets, strategy, row_length)
+        return
+    assert placed(rows) == Counter(expected(offsets, strategy, row_length))
     filled = np.add.reduceat(rows.lengths, rows.first[:-1])
-    assert filled.max() <= ROW and filled.min() > 0
-    assert filled.sum() == rows.tokens > 0.95 * len(rows) * ROW
+    assert filled.max() <= row_length and filled.min() > 0 and filled.sum() == rows.tokens
+    assert rows.first[0] == 0 and rows.first[-1] == len(rows.begins) == len(rows.lengths)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_seed_alone_decides_the_order(shards, strategy):
-    def order(seed):
-        rows = plan_rows(shards.lengths, ROW, strategy, seed)
-        return [rows.read(shards, row, PAD)["input_ids"].tolist() for row in range(len(rows))]
+@given(lengths=st.lists(st.integers(2, 30), min_size=1, max_size=80), row_length=st.integers(30, 40))
+@settings(max_examples=150, deadline=None)
+def test_packing_all_pieces_of_a_length_at_once_is_best_fit_decreasing(lengths, row_length):
+    left: list[int] = []  # space in each row, filled piece by piece as the textbook says
+    for length in sorted(lengths, reverse=True):
+        fitting = [space for space in left if space >= length]
+        if fitting:
+            left.remove(min(fitting))
+        left.append((min(fitting) if fitting else row_length) - length)
+    rows = plan_rows(np.cumsum([0, *lengths]), row_length, "bfd")
+    filled = np.add.reduceat(rows.lengths, rows.first[:-1])
+    assert sorted(row_length - filled) == sorted(left)
 
-    assert order(1) == order(1)
-    assert order(1) != order(2)
+
+@given(data=st.data(), offsets=corpora, row_length=st.integers(2, 24))
+@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split"])
+def test_no_row_crosses_a_boundary_unmasked(strategy, data, offsets, row_length):
+    stream = np.arange(int(offsets[-1])) + 100  # a token tells its place
+    source = SimpleNamespace(offsets=offsets, stream=lambda start, stop: stream[start:stop])
+    try:
+        rows = plan_rows(offsets, row_length, strategy)
+    except PipelineError:
+        return
+    row = rows.read(source, data.draw(st.integers(0, len(rows) - 1)), PAD)
+    begins = np.flatnonzero(row["position_ids"] == 0)
+    for begin, end in zip(begins, [*begins[1:], row_length], strict=True):
+        ids = row["input_ids"][begin:end]
+        assert row["labels"][begin] == -100
+        if ids[0] != PAD:
+            assert np.diff(ids).tolist() == [1] * (len(ids) - 1)
+            documents = np.searchsorted(offsets, ids - 100, side="right")
+            assert len(set(documents.tolist())) == 1
+            assert row["labels"][begin + 1 : end].tolist() == ids[1:].tolist()
+        else:
+            assert (ids == PAD).all() and (row["labels"][begin:end] == -100).all()
+
+
+def test_wrapped_leaves_out_a_last_row_that_is_not_full_unless_told_to_keep_it(shards):
+    rows = plan_rows(shards.offsets, ROW, "wrapped")
+    assert rows.tokens == len(rows) * ROW
+    assert shards.tokens - rows.tokens == shards.tokens % ROW > 0
+    whole = plan_rows(shards.offsets, ROW, "wrapped", keep_tail=True)
+    assert whole.tokens == shards.tokens and len(whole) == len(rows) + 1
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_row_reads_the_tokens_planned_with_labels_and_positions_that_restart(shards, strategy):
-    rows = plan_rows(shards.lengths, ROW, strategy, seed=3, keep_tail=True)
+    rows = plan_rows(shards.offsets, ROW, strategy, keep_tail=True)
     isolated = strategy != "wrapped"
+    assert rows.tokens > 0.95 * len(rows) * ROW
     for number in range(len(rows)):
         row = rows.read(shards, number, PAD)
         at = 0
         for piece in range(rows.first[number], rows.first[number + 1]):
-            document, start, length = (int(x[piece]) for x in (rows.documents, rows.starts, rows.lengths))
-            tokens = shards.slice(document, start, start + length)
+            begin, length = int(rows.begins[piece]), int(rows.lengths[piece])
+            tokens = shards.stream(begin, begin + length)
             assert row["input_ids"][at : at + length].tolist() == tokens.tolist()
             first_is_masked = isolated or at == 0
             assert (row["labels"][at] == -100) == first_is_masked
@@ -112,33 +148,38 @@ def test_a_row_reads_the_tokens_planned_with_labels_and_positions_that_restart(s
 
 def test_too_little_text_for_one_row_is_an_error_that_says_what_to_do(shards):
     with pytest.raises(PipelineError, match="not enough for one row of max_length 100000.*smaller max_length"):
-        plan_rows(shards.lengths, 100_000, "wrapped", seed=0)
-    assert len(plan_rows(shards.lengths, 100_000, "wrapped", seed=0, keep_tail=True)) == 1
-    assert len(plan_rows(shards.lengths, 4096, "bfd_split", seed=0)) == 2
+        plan_rows(shards.offsets, 100_000, "wrapped")
+    assert len(plan_rows(shards.offsets, 100_000, "wrapped", keep_tail=True)) == 1
+    assert len(plan_rows(shards.offsets, 4096, "bfd_split")) == 2
 
 
 def test_many_documents_fill_their_rows_almost_whole():
     lengths = np.random.default_rng(0).integers(1, 3000, 20_000)
-    rows = plan_rows(lengths, 1024, "bfd_split", seed=0)
+    rows = plan_rows(np.cumsum([0, *lengths]), 1024, "bfd_split")
     assert rows.tokens / (len(rows) * 1024) > 0.99
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_dataset_hands_the_trainer_the_rows_also_in_worker_processes(shards, strategy):
-    rows = plan_rows(shards.lengths, ROW, strategy, seed=3)
-    dataset = as_dataset(pickle.loads(pickle.dumps(shards)), rows, PAD)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=7, collate_fn=PackedCollator(), num_workers=1)
-    batches = list(loader)
-    assert [len(batch["input_ids"]) for batch in batches] == [7] * (len(rows) // 7) + [len(rows) % 7] * (
-        len(rows) % 7 > 0
-    )
-    for key in batches[0]:
-        expected = np.stack([rows.read(shards, row, PAD)[key] for row in range(len(rows))])
-        assert torch.cat([batch[key] for batch in batches]).numpy().tolist() == expected.tolist()
+def test_a_stored_plan_is_the_plan_and_of_these_tokens_only(shards, tmp_path, monkeypatch, strategy):
+    planned = plan_rows(shards.offsets, ROW, strategy)
+    stored_rows(tmp_path / "plans", shards, ROW, strategy)
+    with monkeypatch.context() as patched:
+        patched.setattr(packing, "plan_rows", None)  # the second time it is only read
+        found = stored_rows(tmp_path / "plans", shards, ROW, strategy)
+    for name in ("begins", "lengths", "first"):
+        assert isinstance(getattr(found, name), np.memmap)
+        assert getattr(found, name).tolist() == getattr(planned, name).tolist()
+    assert (found.row_length, found.isolated, found.tokens) == (ROW, strategy != "wrapped", planned.tokens)
+    sent = pickle.dumps(found)
+    assert len(sent) < 1000 and pickle.loads(sent).begins.tolist() == planned.begins.tolist()
+    assert pickle.loads(pickle.dumps(planned)).first.tolist() == planned.first.tolist()
+    others = SimpleNamespace(offsets=shards.offsets[:20], digest="others")
+    assert len(stored_rows(tmp_path / "plans", others, ROW, strategy)) < len(found)
+    assert len(stored_rows(tmp_path / "plans", shards, 2 * ROW, strategy)) < len(found)
 
 
 def test_a_flat_batch_is_one_row_in_which_positions_restart_at_every_old_one(shards):
-    rows = plan_rows(shards.lengths, ROW, "bfd", seed=3)
+    rows = plan_rows(shards.offsets, ROW, "bfd")
     some = [rows.read(shards, row, PAD) for row in range(4)]
     flat, apart = PackedCollator(flatten=True)(some), PackedCollator()(some)
     assert {key: tuple(value.shape) for key, value in flat.items()} == dict.fromkeys(apart, (1, 4 * ROW))
@@ -161,7 +202,7 @@ GPT2 = {
 def test_packed_logits_equal_unpacked(shards, tokenizer, config, attention, flatten):
     torch.manual_seed(0)
     model = new_model(config, tokenizer, attention=attention).train()
-    rows = plan_rows(shards.lengths, ROW, "bfd_split", seed=5)
+    rows = plan_rows(shards.offsets, ROW, "bfd_split")
     mixed = np.argsort(np.diff(rows.first))[-6:]  # the rows of most pieces
     batch = PackedCollator(flatten)([rows.read(shards, row, PAD) for row in mixed])
     del batch["labels"]
@@ -182,10 +223,9 @@ def test_packed_logits_equal_unpacked(shards, tokenizer, config, attention, flat
 def test_wrapped_rows_attend_across_documents(shards, tokenizer):
     torch.manual_seed(0)
     model = new_model(LLAMA, tokenizer)
-    rows = plan_rows(shards.lengths, ROW, "wrapped", seed=5)
-    row = next(r for r in range(len(rows)) if rows.first[r + 1] - rows.first[r] > 1)
+    rows = plan_rows(shards.offsets, ROW, "wrapped")
+    row, border = next((int(o) // ROW, int(o) % ROW) for o in shards.offsets if 8 < o % ROW < ROW - 8)
     batch = PackedCollator()([rows.read(shards, row, PAD)])
-    border = int(rows.lengths[rows.first[row]])
     with torch.no_grad():
         together = model(batch["input_ids"], use_cache=False).logits[0, border:]
         alone = model(batch["input_ids"][:, border:], use_cache=False).logits[0]

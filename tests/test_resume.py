@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, command, grpo_recipe, metrics_of, pretrain_recipe, sft_recipe
+from conftest import ROOT, command, grpo_recipe, metrics_of, pretrain_recipe, sft_recipe, tiny_config
 from safetensors.torch import save_file
 
 from pipeline.errors import PipelineError
@@ -20,9 +20,13 @@ from pipeline.training.resume import newest_checkpoint, what_is_missing
 STEPS = 40
 RUNS = {
     # Steps between two log lines that are not those between two checkpoints: tokens must not be counted from log lines.
+    # Dropout shows whether the random state was restored.
     "pretrain": (
         pretrain_recipe,
         {
+            "model_config": tiny_config(attention_dropout=0.2),
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 2,
             "logging_steps": 3,
             "save_steps": 4,
             "eval_strategy": "steps",
@@ -30,7 +34,6 @@ RUNS = {
             "lr_scheduler_type": "cosine",
         },
     ),
-    # Dropout shows whether the random state was restored.
     "sft": (
         sft_recipe,
         {"use_peft": True, "lora_dropout": 0.2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2},

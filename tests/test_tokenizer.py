@@ -2,16 +2,19 @@
 
 import random
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.conversation.template import CONTENT_MARKERS, CONTROL_TOKENS, END_OF_TEXT, PAD, SPECIAL_TOKENS
 from pipeline.corpus.bpe import (
+    Sampler,
     add_missing_tokens,
     arbitrary_texts,
     check_tokenizer,
     load_tokenizer,
     round_trip_failures,
-    sample_texts,
     train_bpe,
 )
 from pipeline.corpus.document import Document
@@ -62,9 +65,9 @@ def train(**keys):
 @pytest.fixture
 def corpus(tmp_path):
     """A corpus as its stage leaves it: 300 training documents, 20 for validation."""
-    for split, given in (("train", texts()), ("validation", texts(20, seed=1))):
+    for split, documents in (("train", texts()), ("validation", texts(20, seed=1))):
         with ShardWriter(tmp_path / "corpus" / split, 1000) as writer:
-            for text in given:
+            for text in documents:
                 writer.write(Document(text, "test"))
     return tmp_path / "corpus"
 
@@ -105,6 +108,13 @@ def test_any_text_survives_encoding_and_decoding(split_digits):
     assert round_trip_failures(tokenizer, [chr(point) for point in range(0x3000) if not 0xD800 <= point < 0xE000]) == []
 
 
+@given(text=st.text() | st.text(alphabet=" \n\t\r0123456789'aé東\u0301\u200b<|>"), raw=st.binary())
+@settings(max_examples=300, deadline=None)
+def test_text_and_arbitrary_bytes_survive_to_the_letter(tokenizer, text, raw):
+    for given_text in (text, raw.decode("utf-8", "replace"), raw.decode("latin-1")):
+        assert round_trip_failures(tokenizer, [given_text]) == []
+
+
 def test_a_lossy_tokenizer_is_caught_by_the_round_trip_check():
     from tokenizers import normalizers
 
@@ -143,13 +153,30 @@ def test_training_on_nothing_is_refused():
         train_bpe([], vocab_size=300, control_tokens=CONTROL_TOKENS, end_of_text=END_OF_TEXT, pad=PAD)
 
 
-def test_a_sample_keeps_to_its_budget_and_spreads_over_the_corpus():
-    given = [f"{number:04d}" + "x" * 96 for number in range(5000)]
-    sample = list(sample_texts(given, 500_000, 50_000, seed=3))
-    assert 45_000 <= sum(map(len, sample)) <= 50_100
-    assert int(sample[-1][:4]) > 4000 and int(sample[0][:4]) < 500
-    assert sample == list(sample_texts(given, 500_000, 50_000, seed=3)) != list(sample_texts(given, 500_000, 50_000))
-    assert list(sample_texts(given, 500_000, 500_000)) == list(sample_texts(given, 500_000, None)) == given
+def sample(texts, total, budget, seed=0):
+    sampler = Sampler(total, budget, seed)
+    chosen = [text for text in texts if sampler.takes(text)]
+    assert (sampler.documents, sampler.taken) == (len(chosen), sum(map(len, chosen)))
+    assert sampler.seen == sum(map(len, texts))
+    return chosen
+
+
+def test_a_sample_ends_with_its_budget_and_spreads_over_the_corpus():
+    documents = [f"{number:04d}" + "x" * 96 for number in range(5000)]
+    found = sample(documents, 500_000, 50_000, seed=3)
+    assert sum(map(len, found)) == 50_000
+    assert found == sample(documents, 500_000, 50_000, seed=3) != sample(documents, 500_000, 50_000)
+    assert sample(documents, 500_000, 500_000) == sample(documents, 500_000, None) == documents
+    # Every document is as likely as every other, the last ones too.
+    places = [int(text[:4]) for seed in range(200) for text in sample(documents[:100], 10_000, 2_000, seed)]
+    counts = np.bincount(places, minlength=100)
+    assert counts.sum() == 4000 and abs(counts.reshape(10, 10).sum(1) - 400).max() < 75
+
+
+def test_a_sample_of_long_documents_exceeds_its_budget_by_less_than_one():
+    documents = ["x" * length for length in [9000, 10, 10, 9000, 10, 9000] * 20]
+    for seed in range(20):
+        assert sum(map(len, sample(documents, sum(map(len, documents)), 30_000, seed))) < 30_000 + 9000
 
 
 # The stage
@@ -163,7 +190,7 @@ def test_the_stage_writes_a_tokenizer_and_its_shards(corpus, tmp_path, capsys):
     train_shards = TokenShards(tmp_path / "out" / "tokens" / "train", tokenizer)
     held_out = TokenShards(tmp_path / "out" / "tokens" / "validation", tokenizer)
     assert (train_shards.documents, held_out.documents) == (300, 20)
-    assert tokenizer.decode(train_shards.slice(0, 0, 10**9)) == texts()[0] + END_OF_TEXT
+    assert tokenizer.decode(train_shards.document(0)) == texts()[0] + END_OF_TEXT
     assert facts["tokens"] == train_shards.tokens and facts["validation_tokens"] == held_out.tokens
     assert facts["bytes_per_token"] == pytest.approx(train_shards.bytes / (train_shards.tokens - 300), abs=1e-4)
     assert tokenizer.chat_template and tokenizer.response_template

@@ -1,8 +1,9 @@
 """Byte-level BPE: training one on a corpus, or taking an existing tokenizer, and checking what it does."""
 
+import itertools
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,11 @@ def train_bpe(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    seen = _Counter(texts)
-    tokenizer.train_from_iterator(seen, trainer)
-    if not seen.count:
+    stream = iter(texts)
+    first = next(stream, None)
+    if first is None:  # of which the Rust trainer says nothing
         raise PipelineError("no text to train the tokenizer on: the corpus has no training document.")
+    tokenizer.train_from_iterator(itertools.chain([first], stream), trainer)
     tokenizer = _unmark_special(tokenizer, content_markers)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -93,26 +95,33 @@ def train_bpe(
     )
 
 
-def sample_texts(texts: Iterable[str], total_bytes: int, budget: int | None, seed: int = 0) -> Iterator[str]:
-    """A seeded sample of about `budget` bytes, spread over the whole stream; everything when it fits.
+class Sampler:
+    """Takes a seeded sample of about `budget` bytes out of a stream of texts; everything when it fits.
+
+    Each text is taken with the chance that the bytes still wanted have among the bytes still to come (Knuth's algorithm S,
+    counted in bytes): the sample is spread over the whole stream, none of which is held, and ends with its budget.
 
     Args:
-        texts: Documents.
-        total_bytes: About how many bytes all of them hold.
-        budget: Bytes wanted; never exceeded by more than one document.
+        total_bytes: About how many bytes all texts hold.
+        budget: Bytes wanted, never exceeded by more than one text; None for all.
         seed: Which sample.
     """
-    if budget is None or total_bytes <= budget:
-        yield from texts
-        return
-    choice = random.Random(seed)
-    taken = 0
-    for text in texts:
-        if choice.random() * total_bytes < budget:
-            yield text
-            taken += len(text.encode())
-            if taken >= budget:
-                return
+
+    def __init__(self, total_bytes: int, budget: int | None, seed: int = 0):
+        self._total, self._budget, self._choice = total_bytes, budget, random.Random(seed)
+        self.seen = self.taken = self.documents = 0
+
+    def takes(self, text: str) -> bool:
+        """Whether the next text of the stream belongs to the sample."""
+        size = len(text.encode())
+        wanted, to_come = (self._budget or 0) - self.taken, self._total - self.seen
+        self.seen += size
+        sampling = self._budget is not None and self._total > self._budget
+        if sampling and (wanted <= 0 or self._choice.random() * to_come >= wanted):
+            return False
+        self.taken += size
+        self.documents += 1
+        return True
 
 
 def load_tokenizer(
@@ -195,19 +204,6 @@ def arbitrary_texts(count: int = 200, length: int = 200, seed: int = 0) -> list[
     points = [p for p in (choice.randrange(0x110000) for _ in range(count // 2 * length)) if not 0xD800 <= p < 0xE000]
     drawn = ["".join(map(chr, points[start : start + length])) for start in range(0, len(points), length)]
     return by_hand + raw + drawn
-
-
-class _Counter:
-    """Passes texts on and counts them: the Rust trainer says nothing about an empty stream."""
-
-    def __init__(self, texts: Iterable[str]):
-        self.texts = texts
-        self.count = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for text in self.texts:
-            self.count += 1
-            yield text
 
 
 def _unmark_special(tokenizer: Any, tokens: Sequence[str]) -> Any:

@@ -2,19 +2,18 @@
 
 On disk, in one directory a split:
 
-    00000.bin ...       token ids, little-endian uint16 (vocabularies up to 65,536) or uint32, document after document
-    lengths.npy         int64, tokens of each document, its end-of-text token included
-    document_bytes.npy  int64, UTF-8 bytes of each document's text, for bits per byte
-    meta.json           counts, dtype, the shards, and a hash of the vocabulary that the ids belong to
+    00000.bin ...   token ids, little-endian uint16 (vocabularies up to 65,536) or uint32, document after document
+    offsets.npy     int64 of shape (documents + 1,): where each document starts in the stream of all tokens
+    meta.json       counts, dtype, the shards, a hash of the vocabulary that the ids belong to, a digest of all tokens
 
-A document never spans two shards, so that a slice of it is one view of one file.
+A document ends with its end-of-text token and never spans two shards, so that any part of it is one view of one file.
 """
 
 import array
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,12 @@ import numpy as np
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1
+VERSION = 2
 META = "meta.json"
+OFFSETS = "offsets.npy"
 
 
 def vocabulary_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -65,12 +65,12 @@ def write_token_shards(
     directory: str | Path,
     *,
     shard_tokens: int = 100_000_000,
-    batch_characters: int = 4_000_000,
+    batch_characters: int = 2_000_000,
 ) -> dict[str, Any]:
     """Tokenise documents in parallel batches, end each with EOS, and write them as shards.
 
-    Memory holds one batch and 16 bytes a document. The Rust tokenizer spreads a batch over all cores
-    (`RAYON_NUM_THREADS` limits it); the order of the documents is that of `texts`.
+    The Rust tokenizer spreads a batch over all cores (`RAYON_NUM_THREADS` limits it) while the batch before is written and
+    the next one is read. Memory holds these three and 8 bytes a document; the order of the documents is that of `texts`.
 
     Args:
         texts: Documents.
@@ -89,45 +89,46 @@ def write_token_shards(
     directory.mkdir(parents=True, exist_ok=True)
     if tokenizer.eos_token_id is None:
         raise PipelineError(f"{directory}: the tokenizer has no eos_token, so documents cannot be told apart.")
-    encoder = text_encoder(tokenizer)
     vocabulary = len(tokenizer)
     dtype = np.dtype("<u2" if vocabulary <= 2**16 else "<u4")
     end = np.array([tokenizer.eos_token_id], dtype)
-    lengths, sizes = array.array("q"), array.array("q")
+    offsets, size = array.array("q", [0]), 0
     shards: list[dict[str, Any]] = []
+    digest = hashlib.sha256(dtype.str.encode())
     file = None
     try:
-        for batch in _batches(texts, batch_characters):
-            for text, encoding in zip(batch, encoder.encode_batch_fast(batch, add_special_tokens=False), strict=True):
-                if file is None:
-                    name = f"{len(shards):05d}.bin"
-                    file = (directory / name).open("wb")
-                    shards.append({"file": name, "tokens": 0, "documents": 0})
-                ids = np.concatenate((np.array(encoding.ids, dtype), end))
-                file.write(ids.tobytes())
-                lengths.append(len(ids))
-                sizes.append(len(text.encode()))
-                shards[-1]["tokens"] += len(ids)
-                shards[-1]["documents"] += 1
-                if shards[-1]["tokens"] >= shard_tokens:
-                    file.close()
-                    file = None
+        for text, encoding in _encodings(texts, text_encoder(tokenizer), batch_characters):
+            if file is None:
+                name = f"{len(shards):05d}.bin"
+                file = (directory / name).open("wb")
+                shards.append({"file": name, "tokens": 0, "documents": 0})
+            ids = np.concatenate((np.array(encoding.ids, dtype), end)).tobytes()
+            file.write(ids)
+            digest.update(ids)
+            offsets.append(offsets[-1] + len(ids) // dtype.itemsize)
+            size += len(text.encode())
+            shards[-1]["tokens"] += offsets[-1] - offsets[-2]
+            shards[-1]["documents"] += 1
+            if shards[-1]["tokens"] >= shard_tokens:
+                file.close()
+                file = None
     finally:
         if file is not None:
             file.close()
-    if not lengths:
+    if not shards:
         raise PipelineError(f"{directory}: no document to tokenise. The corpus that was read is empty.")
-    np.save(directory / "lengths.npy", np.frombuffer(lengths, np.int64))
-    np.save(directory / "document_bytes.npy", np.frombuffer(sizes, np.int64))
+    digest.update(offsets)
+    np.save(directory / OFFSETS, np.frombuffer(offsets, np.int64))
     meta = {
         "version": VERSION,
         "dtype": dtype.str,
-        "documents": len(lengths),
-        "tokens": sum(shard["tokens"] for shard in shards),
-        "bytes": sum(sizes),
+        "documents": len(offsets) - 1,
+        "tokens": offsets[-1],
+        "bytes": size,
         "vocab_size": vocabulary,
         "eos_token_id": tokenizer.eos_token_id,
         "tokenizer_hash": vocabulary_hash(tokenizer),
+        "digest": digest.hexdigest(),
         "shards": shards,
     }
     (directory / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
@@ -147,101 +148,72 @@ class TokenShards:
 
     def __init__(self, directory: str | Path, tokenizer: "PreTrainedTokenizerBase | None" = None):
         self.directory = Path(directory)
-        self._meta = self._read_meta()
+        self._meta = read_meta(self.directory)
         self.documents: int = self._meta["documents"]
         self.tokens: int = self._meta["tokens"]
         self.bytes: int = self._meta["bytes"]
         self.vocab_size: int = self._meta["vocab_size"]
         self.eos_token_id: int = self._meta["eos_token_id"]
         self.tokenizer_hash: str = self._meta["tokenizer_hash"]
+        self.digest: str = self._meta["digest"]
         self.dtype = np.dtype(self._meta["dtype"])
-        self.lengths = self._read_array("lengths.npy")
-        self.document_bytes = self._read_array("document_bytes.npy")
-        self._check_shards()
+        self._starts = np.cumsum([0] + [shard["tokens"] for shard in self._meta["shards"]])
+        self._maps: dict[str, np.ndarray] = {}
+        self._check()
         if tokenizer is not None and vocabulary_hash(tokenizer) != self.tokenizer_hash:
             raise PipelineError(
                 f"{self.directory}: the token shards were written with another tokenizer (vocabulary hash "
                 f"{self.tokenizer_hash[:12]}, this one's is {vocabulary_hash(tokenizer)[:12]}). Run the tokenizer stage "
                 f"again."
             )
-        self._maps: dict[int, np.ndarray] = {}
-        self._shard_documents = np.cumsum([0] + [shard["documents"] for shard in self._meta["shards"]])
-        self._shard_starts = np.cumsum([0] + [shard["tokens"] for shard in self._meta["shards"]])
 
-    @cached_property
+    @property
     def offsets(self) -> np.ndarray:
-        """int64 of shape (documents + 1,): where each document starts in the stream of all; the last is `tokens`."""
-        return np.concatenate((np.zeros(1, np.int64), np.cumsum(self.lengths)))
+        """int64 of shape (documents + 1,), mapped: where each document starts in the stream of all; the last is `tokens`."""
+        if OFFSETS not in self._maps:
+            try:
+                self._maps[OFFSETS] = np.load(self.directory / OFFSETS, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise PipelineError(
+                    f"{self.directory / OFFSETS}: missing or damaged ({error}). Run the tokenizer stage again."
+                ) from error
+        return self._maps[OFFSETS]
 
-    def slice(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Tokens `start` to `stop` of a document, clipped to its length: a read-only view of the mapped file.
+    def document(self, number: int) -> np.ndarray:
+        """The tokens of one document, its end among them: a read-only view of the mapped file.
 
         Raises:
             IndexError: No such document.
         """
-        if not 0 <= document < self.documents:
-            raise IndexError(f"document {document} of {self.documents} in {self.directory}")
-        shard = int(np.searchsorted(self._shard_documents, document, side="right")) - 1
-        first = int(self.offsets[document] - self._shard_starts[shard])
-        length = int(self.lengths[document])
-        start, stop = max(0, min(start, length)), max(0, min(stop, length))
-        return self._map(shard)[first + start : first + stop]
+        if not 0 <= number < self.documents:
+            raise IndexError(f"document {number} of {self.documents} in {self.directory}")
+        return self.stream(int(self.offsets[number]), int(self.offsets[number + 1]))
 
     def stream(self, start: int, stop: int) -> np.ndarray:
-        """Tokens `start` to `stop` of all documents laid end to end, as concatenate-and-cut packing wants them.
+        """Tokens `start` to `stop` of all documents laid end to end, clipped to what there is.
 
-        A view where the range lies in one shard, a copy where it spans several.
+        A read-only view where the range lies in one shard, a copy where it spans several.
         """
         start, stop = max(0, start), min(stop, self.tokens)
         parts = []
-        shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
-            first, end = int(self._shard_starts[shard]), int(self._shard_starts[shard + 1])
-            parts.append(self._map(shard)[start - first : min(stop, end) - first])
+            first, end = int(self._starts[shard]), int(self._starts[shard + 1])
+            parts.append(self._map(self._meta["shards"][shard]["file"])[start - first : min(stop, end) - first])
             start, shard = end, shard + 1
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
-    def _map(self, shard: int) -> np.ndarray:
-        if shard not in self._maps:
-            path = self.directory / self._meta["shards"][shard]["file"]
-            self._maps[shard] = np.memmap(path, self.dtype, mode="r")
-        return self._maps[shard]
+    def _map(self, name: str) -> np.ndarray:
+        if name not in self._maps:
+            self._maps[name] = np.memmap(self.directory / name, self.dtype, mode="r")
+        return self._maps[name]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # a worker process maps the files itself instead of receiving contents
 
-    def _read_meta(self) -> dict[str, Any]:
-        path = self.directory / META
-        if not path.is_file():
-            raise PipelineError(
-                f"{self.directory}: no token shards here (no {META}). Run the tokenizer stage, which writes them; "
-                f"training never tokenises."
-            )
-        try:
-            meta = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise PipelineError(f"{path}: not valid JSON ({error}). Run the tokenizer stage again.") from error
-        if meta.get("version") != VERSION:
-            raise PipelineError(
-                f"{path}: version {meta.get('version')} of the format, expected {VERSION}. Run the tokenizer stage anew."
-            )
-        return meta
-
-    def _read_array(self, name: str) -> np.ndarray:
-        path = self.directory / name
-        try:
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise PipelineError(f"{path}: missing or damaged ({error}). Run the tokenizer stage again.") from error
-        if values.shape != (self.documents,) or values.dtype != np.int64:
-            raise PipelineError(
-                f"{path}: holds {values.dtype} of shape {values.shape}, expected int64 of shape ({self.documents},)."
-            )
-        return values
-
-    def _check_shards(self) -> None:
+    def _check(self) -> None:
         for shard in self._meta["shards"]:
             path = self.directory / shard["file"]
             expected = shard["tokens"] * self.dtype.itemsize
@@ -252,12 +224,53 @@ class TokenShards:
                     f"{path}: {state}, expected {expected:,} bytes. The token shards are truncated or altered: "
                     f"run the tokenizer stage again."
                 )
-        total = int(self.lengths.sum())
-        if total != self.tokens or sum(shard["tokens"] for shard in self._meta["shards"]) != self.tokens:
+        offsets = self.offsets
+        if offsets.shape != (self.documents + 1,) or offsets.dtype != np.int64:
             raise PipelineError(
-                f"{self.directory}: the documents' lengths add up to {total:,} tokens, {META} says {self.tokens:,}. "
-                f"Run the tokenizer stage again."
+                f"{self.directory / OFFSETS}: holds {offsets.dtype} of shape {offsets.shape}, expected int64 of shape "
+                f"({self.documents + 1},). Run the tokenizer stage again."
             )
+        if offsets[-1] != self.tokens or self._starts[-1] != self.tokens:
+            raise PipelineError(
+                f"{self.directory}: its documents end at token {int(offsets[-1]):,} and its shards at "
+                f"{int(self._starts[-1]):,}, {META} says {self.tokens:,}. Run the tokenizer stage again."
+            )
+
+
+def read_meta(directory: Path) -> dict[str, Any]:
+    """What `write_token_shards` said of a directory of shards.
+
+    Raises:
+        PipelineError: There are no shards, or they are of another version of the format.
+    """
+    path = directory / META
+    if not path.is_file():
+        raise PipelineError(
+            f"{directory}: no token shards here (no {META}). Run the tokenizer stage, which writes them; training never "
+            f"tokenises."
+        )
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path}: not valid JSON ({error}). Run the tokenizer stage again.") from error
+    if meta.get("version") != VERSION:
+        raise PipelineError(
+            f"{path}: version {meta.get('version')} of the format, expected {VERSION}. Run the tokenizer stage anew."
+        )
+    return meta
+
+
+def _encodings(texts: Iterable[str], encoder: "Tokenizer", characters: int) -> Iterator[tuple[str, "Encoding"]]:
+    """Every text with its encoding; one batch is encoded ahead of the one that is given out."""
+    ready: Any = None
+    with ThreadPoolExecutor(1) as ahead:
+        for batch in _batches(texts, characters):
+            encoded = ahead.submit(encoder.encode_batch_fast, batch, add_special_tokens=False)
+            if ready is not None:
+                yield from zip(ready[0], ready[1].result(), strict=True)
+            ready = batch, encoded
+        if ready is not None:
+            yield from zip(ready[0], ready[1].result(), strict=True)
 
 
 def _batches(texts: Iterable[str], characters: int) -> Iterator[list[str]]:

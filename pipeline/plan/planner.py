@@ -35,7 +35,7 @@ class Planner:
         planned = StagePlan(recipe, stage.KIND)
         config_name = next((name for name in LENGTH if name in stage.ENGINES), None)
         try:
-            planned.reads += self._reads(recipe, stage)
+            planned.reads += dict.fromkeys(self._reads(recipe, stage))
             planned.facts |= stage.plan(recipe)
             if config_name is not None:
                 self._plan_training(planned, engine_class(config_name), LENGTH[config_name])

@@ -32,6 +32,7 @@ BESIDE_THE_RESULT = frozenset(
         "sample_steps",
         "report_to",
         "run_name",
+        "compare_with",
         "rails",  # one that stopped a run may be widened, and the run goes on
     )  # fmt: skip
 )

@@ -162,7 +162,7 @@ def _breakable(name: str) -> Any:
 
 
 def render(template: str, **context: Any) -> str:
-    """A template of this package filled in; everything in HTML is escaped unless the template says it is safe."""
+    """A template of this folder, filled in; HTML is escaped, and a name that is missing is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

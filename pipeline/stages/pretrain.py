@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.corpus.mixture import Member
 from pipeline.training.arguments import TrainingStageArguments
 
 if TYPE_CHECKING:
@@ -17,6 +18,18 @@ class Arguments(TrainingStageArguments):
     """Keys of this stage on top of TRL's `SFTConfig` and `ModelConfig`."""
 
     tokenizer: str = field(metadata={"help": "directory of the tokenizer stage, with its token shards"})
+    mixture: list[Member] | None = field(
+        default=None,
+        metadata={
+            "help": "token shards to train on instead of the tokenizer's own: [{path, weight}], weights of tokens"
+        },
+    )
+    annealing_mixture: list[Member] | None = field(
+        default=None, metadata={"help": "another mixture for the last part of the run (mid-training)"}
+    )
+    annealing_start: float = field(
+        default=0.9, metadata={"help": "share of the steps after which annealing_mixture takes over", "range": (0, 1)}
+    )
     model_config: dict[str, Any] | None = field(
         default=None, metadata={"help": "transformers config of a new model: {model_type: llama, hidden_size: ...}"}
     )
@@ -40,12 +53,15 @@ ENGINES: tuple[str, ...] = ("SFTConfig", "ModelConfig")
 ENGINE_CHOICES = {"optim": ("muon",)}
 INPUTS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizer",),
+    "mixture": ("tokenizer",),
+    "annealing_mixture": ("tokenizer",),
     "model_name_or_path": ("base", "chat", "reasoning", "imported"),
 }
 
 
 def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
+    from pipeline.corpus.mixture import check_mixtures
     from pipeline.evaluation.specification import check_evaluations
     from pipeline.training.arguments import check_training
 
@@ -65,18 +81,25 @@ def check(recipe: Recipe) -> list[str]:
         complaints.append(f"max_length: {recipe.get('max_length', 1024)} exceeds max_position_embeddings {context}")
     if recipe.get("packing") is False or recipe.get("padding_free"):
         complaints.append("packing: pretraining always packs full rows; choose how with packing_strategy")
-    return complaints
+    for key in ("logging_strategy", "eval_strategy", "save_strategy"):
+        if str(recipe.get(key)) == "epoch":
+            complaints.append(f"{key}: epochs run into one another in pretraining; give `steps` and their number")
+    return [*complaints, *check_mixtures(recipe)]
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
-    """Tokens a step, steps and tokens in all."""
+    """Tokens a step, steps and tokens in all and of each corpus."""
     from trl import SFTConfig
 
+    from pipeline.corpus.mixture import planned_tokens
     from pipeline.training.arguments import batch_of
 
     per_step = batch_of(recipe, SFTConfig) * (recipe.setting("max_length", SFTConfig) or 1024)
     steps = steps_of(recipe, per_step)
-    return {"tokens_per_step": per_step} | ({"steps": steps, "tokens": steps * per_step} if steps else {})
+    if not steps:
+        return {"tokens_per_step": per_step}
+    corpora = planned_tokens(recipe.arguments, steps * per_step)
+    return {"tokens_per_step": per_step, "steps": steps, "tokens": steps * per_step, "corpora": corpora}
 
 
 def steps_of(recipe: Recipe, tokens_per_step: int) -> int | None:
@@ -100,11 +123,13 @@ def _train(recipe: Recipe, directory: Any) -> None:
     from transformers import set_seed
     from trl import SFTConfig
 
-    from pipeline.corpus.tokens import TokenShards
+    from pipeline.corpus import mixture
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.training import device, models, packing, session
     from pipeline.training.arguments import batch_of
+    from pipeline.training.order import RowStream
     from pipeline.training.pretraining import PretrainTrainer
+    from pipeline.training.validation import bytes_per_token
 
     args = session.config(
         recipe,
@@ -116,17 +141,12 @@ def _train(recipe: Recipe, directory: Any) -> None:
         dataloader_num_workers=2 if device.on_gpu() else 0,
     )
     args.packing = False  # rows come packed
-    folder = Path(recipe.arguments.tokenizer)
-    tokenizer = models.load_tokenizer(str(folder))
-    models.check_padding(tokenizer, str(folder), args.pad_token)
-    shards = {split: TokenShards(folder / "tokens" / split, tokenizer) for split in ("train", "validation")}
-    length = args.max_length or 1024
+    args.ignore_data_skip = True  # the trainer knows where to go on
+    folder, length = recipe.arguments.tokenizer, args.max_length or 1024
     strategy = recipe.arguments.packing_strategy
-    rows = packing.plan_rows(shards["train"].lengths, length, strategy, args.seed)
-    held_out = packing.plan_rows(shards["validation"].lengths, length, strategy, args.seed, keep_tail=True)
-    steps = steps_of(recipe, batch_of(recipe, SFTConfig, args.world_size) * length)
-    if steps:
-        args.max_steps = steps
+    tokenizer = models.load_tokenizer(folder)
+    models.check_padding(tokenizer, folder, args.pad_token)
+    shards = mixture.open_shards(recipe.arguments, tokenizer)
     set_seed(args.seed)
     source = recipe.get("model_name_or_path")
     attention = recipe.get("attn_implementation")
@@ -138,21 +158,26 @@ def _train(recipe: Recipe, directory: Any) -> None:
     models.check_context(model, length, recipe)
     if strategy != "wrapped":
         packing.check_isolation(model, "`packing_strategy: wrapped`")
-    session.say(
-        f"pretrain: {device.size_of(model.parameters()):,} parameters; {len(rows):,} rows of {length} tokens "
-        f"({strategy}, {rows.tokens / (len(rows) * length):.1%} full), {len(held_out):,} rows for validation"
-    )
+    with args.main_process_first(local=False):
+        corpora = mixture.packed(shards, length, strategy, directory.checkpoints / "packing")
+    batch = batch_of(recipe, SFTConfig, args.world_size)
+    epochs = math.ceil(args.num_train_epochs * len(corpora[0].rows) / batch)
+    args.max_steps = steps = steps_of(recipe, batch * length) or epochs
+    annealing = round(steps * recipe.arguments.annealing_start) if recipe.arguments.annealing_mixture else steps
+    rows = RowStream(corpora, steps * batch, args.seed, tokenizer.pad_token_id, annealing * batch)
+    session.say(f"pretrain: {device.size_of(model.parameters()):,} parameters; {steps:,} steps of {batch} rows")
+    session.say(mixture.described(rows, strategy))
     trainer = PretrainTrainer(
         model=model,
         args=args,
         processing_class=tokenizer,
-        train_dataset=packing.as_dataset(shards["train"], rows, tokenizer.pad_token_id),
+        rows=rows,
         data_collator=packing.PackedCollator(flatten=model.config._attn_implementation.startswith("flash")),
         use_muon=recipe.get("optim") == "muon",
-        validation=packing.as_dataset(shards["validation"], held_out, tokenizer.pad_token_id),
+        validation=mixture.held_out(shards, length, strategy),
         validation_rows=recipe.arguments.validation_rows,
-        token_bytes=packing.bytes_per_token(tokenizer),
+        token_bytes=bytes_per_token(tokenizer),
     )
     session.check_launch(trainer)
     trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=False))
-    session.train(trainer, directory, recipe, context=length, base=source)
+    session.train(trainer, directory, recipe, context=length, base=source, facts={"corpora": rows.facts()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,10 @@ class Arguments:
     shard_tokens: int = field(
         default=100_000_000, metadata={"help": "tokens in one file of the shards", "range": (1, None)}
     )
+    compare_with: list[str] = field(
+        default_factory=lambda: ["openai-community/gpt2", "HuggingFaceTB/SmolLM2-135M"],
+        metadata={"help": "tokenizers (folders or hub ids) to compare with; those out of reach are listed as such"},
+    )
     seed: int = field(default=0, metadata={"help": "decides which documents are sampled for training"})
 
 
@@ -102,12 +107,12 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(recipe: Recipe) -> None:
-    """Train or take over the tokenizer, check it, and tokenise the corpus."""
+    """Train or take over the tokenizer, check it, tokenise the corpus, and measure what the tokenizer does."""
     with checkpoint.stage_directory(recipe, KIND, inputs=INPUTS) as directory:
-        if directory.complete:
-            return
-        facts = build(recipe.arguments, directory.aside)
-        directory.publish(metrics=facts, tokens=facts["tokens"])
+        if not directory.complete:
+            facts = build(recipe.arguments, directory.aside)
+            directory.publish(metrics=facts, tokens=facts["tokens"])
+        evaluate(recipe.arguments, directory.path)
 
 
 def build(arguments: Arguments, folder: Path) -> dict[str, Any]:
@@ -122,7 +127,8 @@ def build(arguments: Arguments, folder: Path) -> dict[str, Any]:
     from pipeline.corpus.tokens import vocabulary_hash
 
     corpus = Path(arguments.corpus).expanduser()
-    tokenizer = take_over(arguments) if arguments.tokenizer_name_or_path else train(arguments, corpus)
+    facts: dict[str, Any] = {}
+    tokenizer = take_over(arguments) if arguments.tokenizer_name_or_path else train(arguments, corpus, facts)
     tokenizer.save_pretrained(folder)
     saved = AutoTokenizer.from_pretrained(folder)  # from here on, what later stages will load
     check_tokenizer(saved, arguments.tokenizer_name_or_path or str(folder))
@@ -137,25 +143,33 @@ def build(arguments: Arguments, folder: Path) -> dict[str, Any]:
         f"survive encoding and decoding" + ("" if not failures else " (the tokenizer normalises its input)"),
         flush=True,
     )
-    facts: dict[str, Any] = {"vocab_size": len(saved), "round_trip_failures": len(failures)}
+    facts |= {"vocab_size": len(saved), "round_trip_failures": len(failures)}
     return facts | _tokenise(arguments, corpus, saved, folder)
 
 
-def train(arguments: Arguments, corpus: Path) -> PreTrainedTokenizerBase:
-    """A tokenizer trained on the corpus' training split, born with the reserved tokens and the chat template."""
+def train(arguments: Arguments, corpus: Path, facts: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """A tokenizer trained on the corpus' training split, born with the reserved tokens and the chat template.
+
+    What it was trained on is added to `facts`.
+    """
     from pipeline.conversation.template import set_chat_template
-    from pipeline.corpus.bpe import sample_texts, train_bpe
+    from pipeline.corpus.bpe import Sampler, train_bpe
     from pipeline.corpus.shards import read_texts, text_bytes
 
-    texts = read_texts(corpus / "train")
+    sampler = Sampler(text_bytes(corpus / "train"), arguments.training_bytes, arguments.seed)
     tokenizer = train_bpe(
-        sample_texts(texts, text_bytes(corpus / "train"), arguments.training_bytes, arguments.seed),
+        filter(sampler.takes, read_texts(corpus / "train")),
         vocab_size=arguments.vocab_size,
         control_tokens=CONTROL_TOKENS,
         content_markers=CONTENT_MARKERS,
         end_of_text=END_OF_TEXT,
         pad=PAD,
         split_digits=arguments.split_digits,
+    )
+    facts |= {"training_documents": sampler.documents, "training_bytes": sampler.taken}
+    print(
+        f"tokenizer: trained on {sampler.documents:,} documents of {sampler.taken:,} bytes, out of {sampler.seen:,} bytes",
+        flush=True,
     )
     if len(tokenizer) < arguments.vocab_size:
         print(
@@ -193,6 +207,36 @@ def take_over(arguments: Arguments) -> PreTrainedTokenizerBase:
     elif is_one_token(tokenizer, TURN_START) and is_one_token(tokenizer, TURN_END):
         set_chat_template(tokenizer)
     return tokenizer
+
+
+def evaluate(arguments: Arguments, folder: Path) -> None:
+    """Write `evaluation/tokenizer.json` and `.html` beside the published files, unless they are there already."""
+    from pipeline.corpus.bpe import load_tokenizer
+    from pipeline.corpus.tokenizer_evaluation import coloured, evaluate_tokenizer, sample_of
+    from pipeline.corpus.tokens import TokenShards
+    from pipeline.manifest import dump, write_atomically
+    from pipeline.reporting.tokens_page import tokens_page
+
+    figures, page = folder / "evaluation" / "tokenizer.json", folder / "evaluation" / "tokenizer.html"
+    if figures.is_file() and json.loads(figures.read_text("utf-8"))["compared_with"] == arguments.compare_with:
+        return
+    tokenizer = load_tokenizer(str(folder))
+    texts = sample_of(Path(arguments.corpus).expanduser(), arguments.seed)
+    found = evaluate_tokenizer(tokenizer, texts, TokenShards(folder / "tokens" / "train"), arguments.compare_with)
+    figures.parent.mkdir(exist_ok=True)
+    write_atomically(page, tokens_page(folder.name, found, coloured(tokenizer, texts)))
+    write_atomically(figures, dump(found))
+    rates = [
+        f"{name} {one['bytes_per_token']['all']['all']['bytes_per_token']:.2f}"
+        for name, one in found["tokenizers"].items()
+    ]
+    print(
+        f"tokenizer: bytes per token on {texts.split} documents: {', '.join(rates)}; {found['unused']['unused']:,} tokens "
+        f"unused; see {page}",
+        flush=True,
+    )
+    for name, reason in found["not_available"].items():
+        print(f"tokenizer: not compared with {name}: {reason}", flush=True)
 
 
 def _tokenise(arguments: Arguments, corpus: Path, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
