@@ -65,6 +65,11 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
     return f"<think>\n{thinking}\n</think>\n{content}" if thinking else content
 
 
+def prompt_text(prompt: Any) -> str:
+    """Text of a prompt: itself, or its last message."""
+    return prompt if isinstance(prompt, str) else completion_text([{**prompt[-1], "role": "assistant"}])
+
+
 def visible_text(text: str) -> str | None:
     """The text outside the think part; None while a think part is still open.
 

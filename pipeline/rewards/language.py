@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.rewards.answer import completion_text
+from pipeline.rewards.answer import completion_text, prompt_text
 from pipeline.rewards.registry import Example, reward
 
 LETTERS = 20
@@ -34,12 +34,8 @@ def language_of(text: str) -> str | None:
     return str(found[0]["lang"]) if found else None
 
 
-def _prompt_text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else completion_text([{**prompt[-1], "role": "assistant"}])
-
-
 def _attack(row: Any, parameters: Any) -> dict[str, list[str]]:
-    wanted = parameters.get("code") or language_of(_prompt_text(row["prompt"]))
+    wanted = parameters.get("code") or language_of(prompt_text(row["prompt"]))
     return {"other language": [text for code, text in _OTHERS.items() if code != wanted]}
 
 
@@ -64,7 +60,7 @@ def language(prompts: Sequence[Any], completions: Sequence[Any], *, code: str = 
     """
 
     def share(prompt: Any, completion: Any) -> float | None:
-        wanted = code or language_of(_prompt_text(prompt))
+        wanted = code or language_of(prompt_text(prompt))
         if wanted is None:
             return None
         letters: dict[bool, int] = {True: 0, False: 0}

@@ -296,11 +296,15 @@ def reward_weights(rewards: Sequence[Reward], weights: Sequence[float] | None) -
     return found
 
 
-def describe() -> list[dict[str, str]]:
-    """One row a reward for a listing: name, kind, range, what it reads, its parameters, summary and an example."""
+def _written(example: Example) -> str:
+    given = {**example.columns, **example.parameters}
+    return f"{example.completion!r} -> {example.score}" + (f" with {given}" if given else "")
+
+
+def describe() -> list[dict[str, Any]]:
+    """One row a reward for a listing: name, kind, range, what it reads, its parameters, summary and examples."""
     rows = []
     for name, found in _catalogue().items():
-        example = found.examples[0] if found.examples else None
         rows.append(
             {
                 "name": name,
@@ -309,7 +313,7 @@ def describe() -> list[dict[str, str]]:
                 "reads": ", ".join(("completions", *found.reads)),
                 "parameters": ", ".join(found.accepts()) if found.kind != "unknown" else "",
                 "summary": found.summary,
-                "example": f"{example.completion!r} -> {example.score}" if example else "",
+                "examples": [_written(example) for example in found.examples],
             }
         )
     return rows

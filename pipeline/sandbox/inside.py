@@ -20,16 +20,18 @@ import time
 LONGEST_REPLY = 16 << 20
 KINDS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "dict": dict, "bytes": bytes}
 
-# Numbers of the system calls that a program has no use for, by machine: asm/unistd.h. Starting processes and threads,
-# signals and ptrace, sockets, name spaces and mounts, io_uring (which could open sockets), bpf and keys.
+# System calls that a program has no use for, by number (asm/unistd.h), after the machine's AUDIT_ARCH: clone, fork, vfork,
+# clone3; kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; ptrace,
+# process_vm_readv, process_vm_writev, prlimit64; socket, io_uring_setup (which opens sockets too); unshare, setns, mount,
+# chroot, bpf, keyctl.
 DENIED = {
     "x86_64": (
         0xC000003E,
-        (56, 57, 58, 435, 62, 200, 234, 424, 438, 101, 310, 311, 41, 53, 272, 308, 165, 425, 321, 250, 161),
+        *(56, 57, 58, 435, 62, 200, 234, 129, 297, 424, 438, 101, 310, 311, 302, 41, 425, 272, 308, 165, 161, 321, 250),
     ),
     "aarch64": (
         0xC00000B7,
-        (220, 435, 129, 130, 131, 424, 438, 117, 270, 271, 198, 199, 97, 268, 40, 425, 280, 219, 51),
+        *(220, 435, 129, 130, 131, 138, 240, 424, 438, 117, 270, 271, 261, 198, 425, 97, 268, 40, 51, 280, 219),
     ),
 }
 
@@ -64,7 +66,7 @@ def confine():
     libc = ctypes.CDLL(None, use_errno=True)
     if os.uname().machine not in DENIED:
         return
-    architecture, denied = DENIED[os.uname().machine]
+    architecture, *denied = DENIED[os.uname().machine]
     load, equal, at_least, back = 0x20, 0x15, 0x35, 0x06
     allow, refuse, kill = 0x7FFF0000, 0x00050001, 0x80000000  # refuse: EPERM
     steps = [(load, 0, 0, 4), (equal, 1, 0, architecture), (back, 0, 0, kill)]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -76,13 +77,20 @@ class Result:
 def bubblewrap() -> str | None:
     """Path of a `bwrap` that works here, None without one: some systems forbid user namespaces."""
     path = shutil.which("bwrap")
-    if path is None:
-        return None
-    try:
-        tried = _start([*_walls(path, Limits()), *_judge()], "", b"", 60.0)
-    except PipelineError:
-        return None
-    return path if b"EOFError" in tried[1] else None
+    problem = "is not installed"
+    if path is not None:
+        try:
+            # The judge is given nothing to judge, and says so where it starts.
+            _, err, _ = _start([*_walls(path, Limits()), *_judge()], "/", b"", 60.0)
+        except OSError as error:
+            err = str(error).encode()
+        if b"EOFError" in err:
+            return path
+        problem = f"does not work here ({err.decode(errors='replace').strip()[-200:]})"
+    logging.getLogger(__name__).warning(
+        "bubblewrap %s: model-written programs can read and write what you can. See docs/sandbox.md.", problem
+    )
+    return None
 
 
 def run(
@@ -108,14 +116,19 @@ def run(
     """
     limits = limits or Limits()
     messages: list[Any] = [
-        {"program": program, "limits": asdict(limits), "tests": tests is not None, "runs": 1 if tests else len(cases)}
+        {
+            "program": program,
+            "limits": asdict(limits),
+            "tests": tests is not None,
+            "runs": 1 if tests is not None else len(cases),
+        }
     ]
     messages += [tests] if tests is not None else [part for case in cases for part in (case.input, case.output)]
     bodies = [json.dumps(message).encode() for message in messages]
     payload = b"".join(b"%010d%b" % (len(body), body) for body in bodies)
     walls = None if bare else bubblewrap()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sandbox-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as scratch:
         command = [*(_walls(walls, limits) if walls else ()), *_judge()]
         out, err, late = _start(command, "/" if walls else scratch, payload, limits.wall + GRACE)
     seconds = time.monotonic() - started
@@ -170,7 +183,7 @@ def _start(command: list[str], folder: str, payload: bytes, limit: float) -> tup
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={},
-        cwd=folder or "/",
+        cwd=folder,
         start_new_session=True,
     )
     try:
