@@ -119,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     comparison.add_argument("paths", nargs="+", metavar="PATH", help="a checkpoint, or a folder of a run")
     comparison.add_argument("--json", action="store_true", help="print JSON")
 
-    command("rewards", "list the rewards that a recipe can name", _rewards)
+    rewards = command("rewards", "list the rewards, or try those of a recipe before training", _rewards, overrides=True)
+    rewards.usage = "pipeline rewards [list | check RECIPE [--KEY VALUE ...]]"
+    rewards.add_argument("action", nargs="?", choices=("list", "check"), default="list")
 
     schema = command("schema", "print the JSON Schema of a stage's recipe, for editors", _schema)
     schema.add_argument("stage", choices=[*STAGES, "import"])
@@ -247,15 +249,29 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _rewards(options: argparse.Namespace, overrides: list[str]) -> int:
+    if options.action == "check":
+        return _check_rewards(overrides)
     from pipeline.rewards import describe
 
     for row in describe():
-        print(f"{row['name']}  [{row['range']}]  reads {row['reads']}\n    {row['summary']}")
+        print(f"{row['name']}  {row['kind']}  [{row['range']}]  reads {row['reads']}\n    {row['summary']}")
         if row["parameters"]:
             print(f"    parameters: {row['parameters']}")
-        if row["example"]:
-            print(f"    example: {row['example']}")
+        for example in row["examples"]:
+            print(f"    example: {example}")
     return 0
+
+
+def _check_rewards(words: list[str]) -> int:
+    from pipeline import stages
+
+    (path,), overrides = _leading(words, 1, "pipeline rewards check: name a recipe (pipeline rewards check grpo.yaml)")
+    _quiet_imports()
+    recipe = stages.load_recipe(path, None, overrides)
+    stage = stages.find(recipe.stage)
+    if not hasattr(stage, "try_rewards") or not recipe.get("reward_funcs"):
+        raise PipelineError(f"{path}: a recipe of the stage {recipe.stage} without reward_funcs: nothing to check.")
+    return 0 if stage.try_rewards(recipe) else 1
 
 
 def _schema(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -25,7 +25,7 @@ def drop_contaminated(recipe: Any, rows: Any, source: str, directory: Any) -> tu
         recipe: A recipe of SFT or of reinforcement learning.
         rows: A `datasets.Dataset` or `IterableDataset` of `messages`, `prompt` (text or messages) or `text`.
         source: Name of the data, for messages.
-        directory: The stage's directory.
+        directory: The stage's directory; None writes no list.
 
     Returns:
         The rows that are left, and an entry for the manifest (empty without `decontaminate`).
@@ -65,13 +65,13 @@ def drop_contaminated(recipe: Any, rows: Any, source: str, directory: Any) -> tu
     listed = ", ".join(f"{name} {count:,}" for name, count in sets.most_common())
     session.say(
         f"{recipe.stage}: {len(hits):,} of {len(rows):,} rows of {source} hold one of {len(questions):,} evaluation questions"
-        + (f" and were dropped ({listed}); all of them: {directory.path / CONTAMINATED}" if hits else "")
+        + (f" and were dropped ({listed}); all of them in {CONTAMINATED}" if hits else "")
     )
     for number, (name, question) in list(hits.items())[:SHOWN]:
         session.say(f"  row {number}: {question[:100]!r} of {name}")
     if len(hits) == len(rows):
         raise PipelineError(f"decontaminate: every row of {source} holds an evaluation question: nothing is left.")
-    if directory.is_main:
+    if directory is not None and directory.is_main:
         lines = [
             {"row": number, "set": name, "question": question, "text": user_text(rows[number])}
             for number, (name, question) in hits.items()

@@ -1,4 +1,4 @@
-"""Judges of an answer, by name: two that look at text, one that looks at the end token, the rewards' verifiers, and the
+"""Judges of an answer, by name: one that looks for it in the text, one at the end token, the rewards' verifiers, and the
 two measures that need no completion (`LIKELIHOOD`)."""
 
 from __future__ import annotations
@@ -23,11 +23,6 @@ def visible_answer(text: str) -> str:
     return (visible_text(text) or "").strip()
 
 
-def exact(completion: Completion, answer: str) -> bool:
-    """The visible answer is the answer, spaces and line breaks aside."""
-    return visible_answer(completion.text).split() == answer.split()
-
-
 def contains(completion: Completion, answer: str) -> bool:
     """The answer occurs in the visible answer as whole words, in any case of letters."""
     words = r"\s+".join(re.escape(word) for word in answer.split())
@@ -39,7 +34,7 @@ def ends_turn(completion: Completion, answer: str) -> bool:
     return completion.ended
 
 
-_OWN: dict[str, Scorer] = {"exact": exact, "contains": contains, "ends_turn": ends_turn}
+_OWN: dict[str, Scorer] = {"contains": contains, "ends_turn": ends_turn}
 
 
 def scorer_names() -> list[str]:

@@ -34,7 +34,7 @@ BESIDE_THE_RESULT = frozenset(
         "run_name",
         "compare_with",
         "rails",  # one that stopped a run may be widened, and the run goes on
-    )  # fmt: skip
+    )
 )
 
 

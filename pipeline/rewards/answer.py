@@ -13,9 +13,11 @@ gold:
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 MAX_DIGITS = 40
 """Longer numbers, and exponents beyond this, are no answers: reading `1e999999999` exactly would fill the memory."""
@@ -24,6 +26,7 @@ _THINK_TAG = re.compile(r"(</?think>)")
 _HASHES = re.compile(r"(?<!#)####(?!#)(?![ \t]*[A-Za-z]{2})[ \t]*([^\n]*)")  # "#### Step 1" is a Markdown heading
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _PHRASE = re.compile(r"\banswer\b\**\s*(?:is\b|:|=)[\s:*]*(?=([^\n]{0,300}))", re.IGNORECASE)
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)")
 
 _DECIMAL = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![A-Za-z0-9_])\.[0-9]+"
@@ -60,6 +63,11 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
         content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
     thinking = message.get("reasoning_content")
     return f"<think>\n{thinking}\n</think>\n{content}" if thinking else content
+
+
+def prompt_text(prompt: Any) -> str:
+    """Text of a prompt: itself, or its last message."""
+    return prompt if isinstance(prompt, str) else completion_text([{**prompt[-1], "role": "assistant"}])
 
 
 def visible_text(text: str) -> str | None:
@@ -183,6 +191,45 @@ def marked_answers(visible: str) -> Marked | None:
     if len(boxes) > 1 or len(lines) > 1 or None in boxes:
         return None
     return Marked(boxes[0] if boxes else None, lines[0] if lines else None)
+
+
+def final_answer(
+    text: str, read: Callable[[str], T | None], read_unmarked: Callable[[str], T | None], says: Callable[[str], bool]
+) -> T | None:
+    """The one answer that a completion gives by the rules above, None without one.
+
+    Args:
+        text: The completion.
+        read: The one answer in a marked clause; None where it holds none, or several.
+        read_unmarked: The same for a whole visible text without a mark.
+        says: Whether a clause after "answer is" is about an answer at all.
+    """
+    visible = visible_text(text)
+    marked = None if visible is None else marked_answers(visible)
+    if visible is None or marked is None:
+        return None
+    spoken = [clause for clause in phrases(visible) if says(clause)]
+    if any(content is not None for content in marked):
+        values = {read(content) for content in marked if content is not None}
+        # "The answer is 5. #### 6" gives two answers; a clause with a calculation in it is no answer of its own.
+        values |= {value for value in map(read, spoken) if value is not None}
+    elif spoken:
+        values = {read(spoken[0])} if len(spoken) == 1 else set()
+    else:
+        values = {read_unmarked(visible)}
+    return values.pop() if len(values) == 1 else None
+
+
+def fenced(text: str) -> str | None:
+    """What a text holds for a machine: the inside of its one code fence, or all of it without a fence.
+
+    None, which is no answer, with several fences or inside an open think part.
+    """
+    visible = visible_text(text)
+    if visible is None or "```" not in visible:
+        return visible
+    blocks = _FENCE.findall(visible)
+    return blocks[0] if len(blocks) == 1 and visible.count("```") == 2 else None
 
 
 def gold_answer(answer: str) -> str:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.rewards.answer import completion_text, gold_answer, one_number
+from pipeline.rewards.answer import gold_answer, one_number, prompt_text
 
 Row = Mapping[str, Any]
 
@@ -33,6 +33,9 @@ REMEDIES = {
 }
 """What a wrong score in each case means."""
 
+OWN_REMEDY = "A policy finds this within a few steps, and it must not pay."
+"""The same of the attacks that a reward brings with it."""
+
 _WORDS = (
     *("river", "lamp", "quiet", "under", "stone", "walk", "green", "paper", "because", "early", "market", "window"),
     *("song", "often", "bread", "follow", "cloud", "gentle", "corner", "between", "harvest", "simple", "road", "maybe"),
@@ -42,11 +45,12 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Case:
-    """One completion for one row (`row` is its index in the data)."""
+    """One completion for one row (`row` is its index in the data); `owner` is the reward that it was made for, or all."""
 
     name: str
     row: int
     text: str
+    owner: str | None = None
 
 
 def fields(row: Row) -> dict[str, str]:
@@ -71,6 +75,13 @@ def render(template: str, values: Mapping[str, str]) -> str:
     return _FIELD.sub(lambda match: values.get(match[1], match[0]), template)
 
 
+def template_for(hints: Sequence[str]) -> str:
+    """One gold template from those of several rewards: the answer's form, inside a think part where one asks for it."""
+    whole = max((hint for hint in hints if "{reasoning}" in hint), key=len, default="{answer}")
+    answer = max((hint for hint in hints if "{reasoning}" not in hint), key=len, default="{answer}")
+    return whole.replace("{answer}", answer)
+
+
 def gold_case(index: int, row: Row, template: str) -> Case:
     """The completion that must score top."""
     return Case(GOLD, index, render(template, fields(row)))
@@ -80,10 +91,6 @@ def _framed(template: str, answer: str) -> str:
     """An answer in the gold's form, with nothing of the gold in it."""
     values = dict.fromkeys(_FIELD.findall(template), "")
     return render(template, {**values, "reasoning": "Let me think.", "answer": answer, "final": answer})
-
-
-def _prompt_text(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else completion_text([{**prompt[-1], "role": "assistant"}])
 
 
 def _different(final: str, others: Sequence[str]) -> str:
@@ -96,7 +103,7 @@ def _different(final: str, others: Sequence[str]) -> str:
 
 
 def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[str], seed: int = 0) -> list[Case]:
-    """Junk and attacks for one row, none of which gives its answer as the one final answer.
+    """Junk and attacks for one row, none of which gives its answer as the one final answer; just junk without an answer.
 
     Args:
         index: The row's index, for the messages.
@@ -116,27 +123,33 @@ def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[st
     texts = {
         "empty": [""],
         "random words": [" ".join(words)],
-        "answers listed": [
-            " ".join(listed),
-            _framed(template, ", ".join(listed)),
-            f"The answer is {', '.join(listed)}.",
-        ],
-        "two answers": [
-            f"{wrong} or {final}",
-            _framed(template, f"{final} or {wrong}"),
-            f"The answer is {wrong}. The answer is {final}.",
-            f"\\boxed{{{wrong}}} \\boxed{{{final}}}",
-            f"#### {final}\n#### {wrong}",
-        ],
-        "answer only in think part": [
-            f"<think>\n{final}\n</think>\n",
-            f"<think>\nThe answer is \\boxed{{{final}}}.\n</think>\nI have answered above.",
-        ],
-        "unterminated think part": [f"<think>\nThe answer is {final}.", f"<think>\n#### {final}"],
-        "prompt copied": [_prompt_text(row["prompt"]), _framed(template, _prompt_text(row["prompt"]))],
-        "answer repeated": [" ".join([final] * 40), f"The answer is {final}. " * 20, f"#### {final}\n" * 20],
-        "other row's answer": [_framed(template, wrong), f"The answer is {wrong}."],
+        "prompt copied": [prompt_text(row["prompt"]), _framed(template, prompt_text(row["prompt"]))],
     }
+    texts |= (
+        {}
+        if not final
+        else {
+            "answers listed": [
+                " ".join(listed),
+                _framed(template, ", ".join(listed)),
+                f"The answer is {', '.join(listed)}.",
+            ],
+            "two answers": [
+                f"{wrong} or {final}",
+                _framed(template, f"{final} or {wrong}"),
+                f"The answer is {wrong}. The answer is {final}.",
+                f"\\boxed{{{wrong}}} \\boxed{{{final}}}",
+                f"#### {final}\n#### {wrong}",
+            ],
+            "answer only in think part": [
+                f"<think>\n{final}\n</think>\n",
+                f"<think>\nThe answer is \\boxed{{{final}}}.\n</think>\nI have answered above.",
+            ],
+            "unterminated think part": [f"<think>\nThe answer is {final}.", f"<think>\n#### {final}"],
+            "answer repeated": [" ".join([final] * 40), f"The answer is {final}. " * 20, f"#### {final}\n" * 20],
+            "other row's answer": [_framed(template, wrong), f"The answer is {wrong}."],
+        }
+    )
     if value is not None:
         texts["answer with a digit more"] = [f"The answer is {final}7.", f"The answer is 7{final.lstrip('-+$ ')}."]
     return [Case(name, index, text) for name, variants in texts.items() for text in variants]

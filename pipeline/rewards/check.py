@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.rewards.attacks import GOLD, REMEDIES, Case, Row, attack_cases, fields, gold_case
+from pipeline.rewards.attacks import (
+    GOLD,
+    OWN_REMEDY,
+    REMEDIES,
+    Case,
+    Row,
+    attack_cases,
+    fields,
+    gold_case,
+    template_for,
+)
 from pipeline.rewards.registry import Reward, Scores, reward_weights
 from pipeline.rewards.table import excerpt, format_table
 
@@ -79,7 +89,7 @@ class _Judged:
         (self.failures if fails and self.judged else self.warnings).append(
             f"{self.name}: {len(wrong)} of {total} completions of the case {case.name!r} did not score {wanted}. "
             f"First: row {case.row}, answer {excerpt(fields(rows[case.row])['final'], 60)}, completion "
-            f"{excerpt(case.text, 160)}, score {shown}. {REMEDIES[case.name]}"
+            f"{excerpt(case.text, 160)}, score {shown}. {REMEDIES.get(case.name, OWN_REMEDY)}"
         )
 
 
@@ -149,9 +159,10 @@ def check_rewards(
 ) -> RewardCheck:
     """Score golds and attacks on rows of the training data.
 
-    Verifiers must give every gold their highest score and every attack their lowest; a reward of form or length must
-    give at least some golds its highest; and in the weighted sum no attack may reach the gold of its row. Rewards from
-    outside the project are shown and warned about.
+    Verifiers must give every gold their highest score and every attack their lowest; another reward must give at least
+    some golds its highest, and less to the attacks that it brings with it; and in the weighted sum no attack may reach
+    the gold of its row. Rewards from outside the project, and models that score, are shown and warned about. Without a
+    column of answers and without verifiers there are no golds, and just junk is scored.
 
     Args:
         rewards: From `resolve`.
@@ -168,38 +179,48 @@ def check_rewards(
     """
     if not rows:
         raise PipelineError("reward check: the data set has no rows.")
-    if "answer" not in rows[0] and "solution" not in rows[0]:
+    golds = "answer" in rows[0] or "solution" in rows[0] or gold_template is not None
+    if not golds and any(reward.kind == "verifier" for reward in rewards):
         raise PipelineError(
             f"reward check: the rows have no column 'answer' (found: {', '.join(sorted(rows[0]))}); "
             "name the column of the answers with `answer_column`, or set `reward_check: off`."
         )
     weights = reward_weights(rewards, weights)
-    # The longest hint has all that the others ask for: a think part, and the answer in a box.
-    hinted = max((reward.gold_template for reward in rewards if reward.gold_template), key=len, default="{answer}")
-    template = gold_template or hinted
+    template = gold_template or template_for([reward.gold_template for reward in rewards if reward.gold_template])
     tried = spread(len(rows), attack_rows)
     finals = [fields(rows[index])["final"] for index in tried]
-    gold_indices = sorted({*spread(len(rows), gold_rows), *tried})
+    gold_indices = sorted({*spread(len(rows), gold_rows), *tried}) if golds else []
     cases = [gold_case(index, rows[index], template) for index in gold_indices]
     for position, index in enumerate(tried):
         others = finals[position + 1 :] + finals[:position]
         cases += attack_cases(index, rows[index], template, others, seed)
+        for reward in rewards:
+            found = reward.attacks(rows[index], reward.parameters) if reward.attacks else {}
+            cases += [Case(name, index, text, reward.name) for name, texts in found.items() for text in texts]
 
-    texts, case_rows = [case.text for case in cases], [rows[case.row] for case in cases]
-    ids = [tokenize(text) for text in texts] if tokenize is not None else None
-    scores = [score_completions(reward, texts, case_rows, ids) for reward in rewards]
+    ids = [tokenize(case.text) for case in cases] if tokenize is not None else None
+    scores = [_score_cases(reward, cases, rows, ids, tried) for reward in rewards]
     by_name: dict[str, list[int]] = {}
     for position, case in enumerate(cases):
         by_name.setdefault(case.name, []).append(position)
 
-    judged = [_judge(r, s, cases, by_name, rows) for r, s in zip(rewards, scores, strict=True) if s is not None]
-    judged.append(_judge_sum(rewards, weights, scores, cases, by_name, rows))
+    judged = [
+        _judge(r, s, cases, _within(by_name, cases, tried, [r]), rows)
+        for r, s in zip(rewards, scores, strict=True)
+        if s is not None
+    ]
+    judged.append(_judge_sum(rewards, weights, scores, cases, _within(by_name, cases, tried, rewards), rows))
     table = [
         {"case": name, "n": len(positions), **{j.name: _mean([j.scores[p] for p in positions]) for j in judged}}
         for name, positions in by_name.items()
     ]
     unscored = [r.name for r, s in zip(rewards, scores, strict=True) if s is None]
     warnings = [f"{name} was not scored: it reads token ids, and no tokenizer was given." for name in unscored]
+    warnings += [
+        f"{reward.name} is costly and was tried on {min(reward.check_rows, len(tried))} rows only."
+        for reward in rewards
+        if reward.check_rows is not None and reward.check_rows < len(gold_indices or tried)
+    ]
     if not any(reward.kind == "verifier" for reward in rewards):
         warnings.append("no verifier is among the rewards: nothing known to the check says what a right answer is.")
     failures = [
@@ -211,6 +232,36 @@ def check_rewards(
         failures += outcome.failures
         warnings += outcome.warnings
     return RewardCheck(table, failures, warnings, template)
+
+
+def _score_cases(
+    reward: Reward,
+    cases: Sequence[Case],
+    rows: Sequence[Row],
+    ids: Sequence[Sequence[int]] | None,
+    tried: Sequence[int],
+) -> Scores | None:
+    """Scores of the cases; of a costly reward, None for those beyond its rows."""
+    chosen = _within({"": list(range(len(cases)))}, cases, tried, [reward])[""]
+    texts, case_rows = [cases[p].text for p in chosen], [rows[cases[p].row] for p in chosen]
+    found = score_completions(reward, texts, case_rows, [ids[p] for p in chosen] if ids is not None else None)
+    if found is None:
+        return None
+    by_position = dict(zip(chosen, found, strict=True))
+    return [by_position.get(position) for position in range(len(cases))]
+
+
+def _within(
+    by_name: Mapping[str, list[int]], cases: Sequence[Case], tried: Sequence[int], rewards: Sequence[Reward]
+) -> dict[str, list[int]]:
+    """The cases of those rows that all of `rewards` are tried on, without the attacks made for none of them."""
+    limits = [reward.check_rows for reward in rewards if reward.check_rows is not None]
+    rows = set(tried[: min(limits)]) if limits else None
+    names = {None, *(reward.name for reward in rewards)}
+    return {
+        name: [p for p in positions if cases[p].owner in names and (rows is None or cases[p].row in rows)]
+        for name, positions in by_name.items()
+    }
 
 
 def _judge(
@@ -225,6 +276,9 @@ def _judge(
             # A single gold may be too long for a length reward; that none reaches the top is a mistake.
             fails = reward.kind == "verifier" or len(wrong) == len(positions)
             outcome.complain(wrong, cases, len(positions), rows, f"{reward.high:g}", fails)
+        elif positions and cases[positions[0]].owner and reward.kind != "verifier":
+            wrong = [p for p in positions if (score := scores[p]) is not None and score > reward.high - 1e-6]
+            outcome.complain(wrong, cases, len(positions), rows, f"less than {reward.high:g}")
         elif reward.kind == "verifier":
             wrong = [p for p in positions if (score := scores[p]) is not None and score > reward.low + 1e-6]
             if name != "prompt copied" or len(wrong) > COINCIDENCE_SHARE * len(positions):
@@ -244,10 +298,10 @@ def _judge_sum(
     verified = any(reward.kind == "verifier" for reward in rewards)
     outcome = _Judged(SUM, sums, judged=all(reward.judged for reward in rewards))
     ranges = [(r.low, r.high, w) for r, w, s in zip(rewards, weights, scores, strict=True) if s is not None]
-    reached = by_name[GOLD]
-    if all(low is not None and high is not None for low, high, _ in ranges):
+    reached = by_name.get(GOLD, [])
+    if reached and all(low is not None and high is not None for low, high, _ in ranges):
         top = sum(max(w * low, w * high) for low, high, w in ranges if low is not None and high is not None)
-        wrong = [p for p in by_name[GOLD] if (value := sums[p]) is None or value < top - 1e-6]
+        wrong = [p for p in reached if (value := sums[p]) is None or value < top - 1e-6]
         outcome.complain(wrong, cases, len(reached), rows, f"{top:g}", len(wrong) == len(reached))
         # A gold that is too long for a length reward has been reported; its attacks are not held against it.
         reached = sorted(set(reached) - set(wrong)) or reached

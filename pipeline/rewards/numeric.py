@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from pipeline.rewards.answer import gold_answer, marked_answers, one_number, phrases, visible_text
+from pipeline.rewards.answer import final_answer, gold_answer, one_number
 from pipeline.rewards.registry import Example, verifier
 
 _FORMULA = re.compile(r"[\^=*!<>]|\S\s*\+")
@@ -13,22 +13,7 @@ _FORMULA = re.compile(r"[\^=*!<>]|\S\s*\+")
 def final_number(text: str) -> Fraction | None:
     """The one number that a completion gives as its final answer (rules: `pipeline.rewards.answer`), None without
     one."""
-    visible = visible_text(text)
-    if visible is None:
-        return None
-    marked = marked_answers(visible)
-    if marked is None:
-        return None
-    spoken = [clause for clause in phrases(visible) if any(character.isdigit() for character in clause)]
-    if any(content is not None for content in marked):
-        values = {one_number(content) for content in marked if content is not None}
-        # "The answer is 5. #### 6" gives two answers; a clause with a calculation in it is no answer of its own.
-        values |= {value for value in map(one_number, spoken) if value is not None}
-    elif spoken:
-        values = {one_number(spoken[0])} if len(spoken) == 1 else set()
-    else:
-        values = {one_number(visible)}
-    return values.pop() if len(values) == 1 else None
+    return final_answer(text, one_number, one_number, lambda clause: any(c.isdigit() for c in clause))
 
 
 def gold_number(answer: str) -> Fraction | None:

@@ -50,6 +50,9 @@ class Reward:
         judged: Whether the reward check may fail because of it; else it warns.
         verify: Of a verifier: `verify(text, answer)` for a single completion, None (falsy) where it cannot tell.
         gold_template: Form in which a gold completion gets the highest score, used where the recipe gives none.
+        attacks: Texts by name that a policy would try on this reward, given a row and the parameters; the reward check
+            wants a verifier's lowest score for them, and of another reward less than its highest.
+        check_rows: Of a costly reward: so many rows are scored in the reward check.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Reward:
     judged: bool = True
     verify: Verify | None = None
     gold_template: str | None = None
+    attacks: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Sequence[str]]] | None = None
+    check_rows: int | None = None
     summary: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -113,30 +118,22 @@ class Reward:
         return list(asyncio.run(result) if inspect.iscoroutine(result) else result)
 
 
-def reward(
-    name: str,
-    *,
-    low: float,
-    high: float,
-    reads: Sequence[str] = (),
-    examples: Sequence[Example] = (),
-    kind: Literal["verifier", "shaping"] = "shaping",
-    judged: bool = True,
-    verify: Verify | None = None,
-    gold_template: str | None = None,
-) -> Callable[[Callable[..., Any]], Reward]:
-    """Declare a function in TRL's form, `f(completions, **columns) -> list[float | None]`, as the reward `name`."""
+def reward(name: str, **declared: Any) -> Callable[[Callable[..., Any]], Reward]:
+    """Declare a function in TRL's form, `f(completions, **columns) -> list[float | None]`, as the reward `name`.
+
+    Args:
+        name: The name for recipes.
+        **declared: Attributes of `Reward`: `low`, `high`, `examples` and what else is not the default.
+    """
 
     def declare(function: Callable[..., Any]) -> Reward:
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        return Reward(
-            name, function, low, high, tuple(reads), tuple(examples), kind, judged, verify, gold_template, summary
-        )
+        return Reward(name, function, summary=summary, **declared)
 
     return declare
 
 
-def verifier(name: str, *, examples: Sequence[Example] = ()) -> Callable[[Verify], Reward]:
+def verifier(name: str, **declared: Any) -> Callable[[Verify], Reward]:
     """Declare `verify(text, answer) -> bool | None` as the reward `name`: 1 for right, 0 for wrong, None left out.
 
     It reads the column `answer`. `rewards/NAME/undecided` counts the share of a batch that was left out.
@@ -156,10 +153,8 @@ def verifier(name: str, *, examples: Sequence[Example] = ()) -> Callable[[Verify
             return [None if right is None else float(right) for right in decided]
 
         del score.__wrapped__  # the signature of `score`, not that of `verify`, is what TRL and `accepts` shall see
-        declare_reward = reward(
-            name, low=0.0, high=1.0, reads=("answer",), examples=examples, kind="verifier", verify=verify
-        )
-        return declare_reward(score)
+        form = {"low": 0.0, "high": 1.0, "reads": ("answer",), "kind": "verifier", "verify": verify}
+        return reward(name, **{**form, **declared})(score)
 
     return declare
 
@@ -193,6 +188,16 @@ def find(name: str) -> Reward:
             f"(my_module.my_reward).{_nearest(name, names())}"
         )
     return _catalogue()[name]
+
+
+def _with_value(entry: str) -> Reward:
+    """`NAME:VALUE`: the reward NAME with VALUE for its first parameter, such as `reward_model:runs/demo/reward`."""
+    name, _, value = entry.partition(":")
+    found = find(name)
+    first = next((p for p in found.accepts()), None)
+    if first is None or inspect.signature(found.function).parameters[first].annotation is not str:
+        raise PipelineError(f"reward_funcs: {entry!r}: {name} takes no text after a colon; use reward_kwargs.")
+    return replace(found.bind({first: value}), name=entry)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -232,7 +237,8 @@ def resolve(
     """Rewards for a recipe's `reward_funcs`, in order.
 
     Args:
-        reward_funcs: Names of the registry, TRL's own names, or dotted paths; the current folder is on the import path.
+        reward_funcs: Names of the registry, TRL's own names, `NAME:VALUE` (VALUE is the reward's first parameter), or
+            dotted paths; the current folder is on the import path.
         reward_kwargs: Parameters by entry, as in `{length: {cache: 64}}`.
         max_completion_length: Default of a reward's parameter `max_tokens`.
 
@@ -252,7 +258,10 @@ def resolve(
     rewards: list[Reward] = []
     for entry in entries:
         try:
-            found = _import(entry) if "." in entry and entry not in _catalogue() else find(entry)
+            if entry.partition(":")[0] in _catalogue() and ":" in entry:
+                found = _with_value(entry)
+            else:
+                found = _import(entry) if "." in entry and entry not in _catalogue() else find(entry)
             found = found.bind(kwargs.get(entry, {}))
             if max_completion_length is not None and "max_tokens" in found.accepts() and found.kind != "unknown":
                 found = replace(found, parameters={"max_tokens": max_completion_length, **found.parameters})
@@ -287,11 +296,15 @@ def reward_weights(rewards: Sequence[Reward], weights: Sequence[float] | None) -
     return found
 
 
-def describe() -> list[dict[str, str]]:
-    """One row a reward for a listing: name, kind, range, what it reads, its parameters, summary and an example."""
+def _written(example: Example) -> str:
+    given = {**example.columns, **example.parameters}
+    return f"{example.completion!r} -> {example.score}" + (f" with {given}" if given else "")
+
+
+def describe() -> list[dict[str, Any]]:
+    """One row a reward for a listing: name, kind, range, what it reads, its parameters, summary and examples."""
     rows = []
     for name, found in _catalogue().items():
-        example = found.examples[0] if found.examples else None
         rows.append(
             {
                 "name": name,
@@ -300,7 +313,7 @@ def describe() -> list[dict[str, str]]:
                 "reads": ", ".join(("completions", *found.reads)),
                 "parameters": ", ".join(found.accepts()) if found.kind != "unknown" else "",
                 "summary": found.summary,
-                "example": f"{example.completion!r} -> {example.score}" if example else "",
+                "examples": [_written(example) for example in found.examples],
             }
         )
     return rows

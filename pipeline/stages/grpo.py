@@ -122,17 +122,39 @@ def _rewards(recipe: Recipe) -> tuple[list[Any], list[float]]:
     return rewards, reward_weights(rewards, weights)
 
 
-def _train(recipe: Recipe, directory: Any) -> None:
-    from trl import GRPOConfig, GRPOTrainer
+def try_rewards(recipe: Recipe) -> bool:
+    """The reward check alone, without any training; whether it found nothing wrong (`pipeline rewards check`)."""
+    from trl import GRPOConfig
 
+    from pipeline.checkpoint import StageDirectory
+    from pipeline.training import session
+
+    args = session.config(recipe, GRPOConfig, StageDirectory(recipe.output_dir, {}))
+    return _check_rewards(recipe, args, _prepare(recipe, args, None))
+
+
+@dataclass
+class _Prepared:
+    """What a run needs beside its trainer; `handed_over` is the tokenizer that the checkpoint gets."""
+
+    source: str
+    model: Any
+    tokenizer: Any
+    handed_over: Any
+    train: Any
+    evaluation: Any
+    rewards: list[Any]
+    weights: list[float]
+    chat: bool
+    decontamination: dict[str, Any]
+
+
+def _prepare(recipe: Recipe, args: Any, directory: Any) -> _Prepared:
+    """Load model, tokenizer, problems and rewards, and refuse what cannot be trained."""
     from pipeline.conversation.template import end_of_turn, has_turn_marks
-    from pipeline.evaluation.at_end import samples_callback
     from pipeline.evaluation.decontamination import drop_contaminated
-    from pipeline.rewards import for_trainer
-    from pipeline.training import data, models, problems, session
-    from pipeline.training.callbacks import Rails
+    from pipeline.training import data, models, problems
 
-    args = session.config(recipe, GRPOConfig, directory)
     source = models.source_of(recipe)
     tokenizer = models.load_tokenizer(source, trust_remote_code=recipe.get("trust_remote_code", False))
     models.check_padding(tokenizer, source, recipe.arguments.pad_token)
@@ -154,65 +176,79 @@ def _train(recipe: Recipe, directory: Any) -> None:
     tokenizer.response_template = None
     rewards, weights = _rewards(recipe) if recipe.get("reward_funcs") else ([], [])
     problems.check_columns(train, rewards, name)
-    if rewards and recipe.arguments.reward_check != "off":
-        _check_rewards(recipe, args, model, tokenizer, train, rewards, weights)
+    return _Prepared(source, model, tokenizer, handed_over, train, evaluation, rewards, weights, chat, decontamination)
+
+
+def _train(recipe: Recipe, directory: Any) -> None:
+    from trl import GRPOConfig, GRPOTrainer
+
+    from pipeline.errors import PipelineError
+    from pipeline.evaluation.at_end import samples_callback
+    from pipeline.rewards import for_trainer
+    from pipeline.training import data, models, session
+    from pipeline.training.callbacks import Rails
+
+    args = session.config(recipe, GRPOConfig, directory)
+    prepared = _prepare(recipe, args, directory)
+    if prepared.rewards and recipe.arguments.reward_check != "off":
+        ok = _check_rewards(recipe, args, prepared)
+        if not ok and recipe.arguments.reward_check == "stop":
+            raise PipelineError(
+                f"{recipe.path}: the rewards fail their check, see FAILED above. Mend the reward, the answers or "
+                "gold_template; `reward_check: warn` trains all the same."
+            )
     reward_model = recipe.get("reward_model_name_or_path")
     trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=[*([reward_model] if reward_model else []), *for_trainer(rewards)],
+        model=prepared.model,
+        reward_funcs=[*([reward_model] if reward_model else []), *for_trainer(prepared.rewards)],
         args=args,
-        processing_class=tokenizer,
-        train_dataset=train,
-        eval_dataset=evaluation,
+        processing_class=prepared.tokenizer,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.evaluation,
         peft_config=models.peft_config(recipe),
     )
     session.check_launch(trainer)
-    trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=chat))
+    trainer.add_callback(samples_callback(recipe, prepared.tokenizer, directory, chat=prepared.chat))
     session.train(
         trainer,
         directory,
         recipe,
         context=args.max_completion_length,
-        base=source,
-        tokenizer=handed_over,
-        facts=data.facts_of(train) | decontamination,
-        rails=Rails(recipe.arguments.rails, directory.path / "alerts.jsonl", _ceiling(rewards, weights, reward_model)),
+        base=prepared.source,
+        tokenizer=prepared.handed_over,
+        facts=data.facts_of(prepared.train) | prepared.decontamination,
+        rails=Rails(recipe.arguments.rails, directory.path / "alerts.jsonl", _ceiling(prepared, reward_model)),
     )
 
 
-def _ceiling(rewards: list[Any], weights: list[float], reward_model: Any) -> float | None:
+def _ceiling(prepared: _Prepared, reward_model: Any) -> float | None:
     """The highest reward that a completion can get, None where one of them is not bounded."""
-    highs = [reward.high for reward in rewards]
+    highs = [reward.high for reward in prepared.rewards]
     if reward_model or None in highs:
         return None
-    return sum(weight * high for weight, high in zip(weights, highs, strict=True) if weight > 0)
+    return sum(weight * high for weight, high in zip(prepared.weights, highs, strict=True) if weight > 0)
 
 
-def _check_rewards(
-    recipe: Recipe, args: Any, model: Any, tokenizer: Any, rows: Any, rewards: list[Any], weights: list[float]
-) -> None:
-    """Score gold answers, attacks and the model's own completions, and stop or warn where rewards would mislead.
+def _check_rewards(recipe: Recipe, args: Any, prepared: _Prepared) -> bool:
+    """Score gold answers, attacks and, where these score as they should, the model's own completions; print all of it.
 
     Every process does the same: a mistake must end them all, and sharded weights generate only together.
     """
-    from pipeline.errors import PipelineError
     from pipeline.evaluation.generation import generate, render_prompt
     from pipeline.rewards.check import check_rewards
     from pipeline.rewards.samples import check_samples
     from pipeline.training import problems, session
 
+    tokenizer, rewards, weights = prepared.tokenizer, prepared.rewards, prepared.weights
+
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    table = problems.looked_at(rows)
+    table = problems.looked_at(prepared.train)
     found = check_rewards(rewards, weights, table, gold_template=recipe.arguments.gold_template, tokenize=tokenize)
     session.say(found.to_text())
     if not found.ok and recipe.arguments.reward_check == "stop":
-        raise PipelineError(
-            f"{recipe.path}: the rewards fail their check:\n  "
-            + "\n  ".join(found.failures)
-            + "\nMend the reward, the answers or gold_template; `reward_check: warn` trains all the same."
-        )
+        return False
     chosen = table[: recipe.arguments.reward_check_prompts]
     prompts = [
         row["prompt"] if isinstance(row["prompt"], str) else render_prompt(tokenizer, row["prompt"], chat=True)
@@ -220,7 +256,7 @@ def _check_rewards(
     ]
     size = args.num_generations
     completions = generate(
-        model.to(args.device),
+        prepared.model.to(args.device),
         tokenizer,
         prompts,
         max_new_tokens=args.max_completion_length,
@@ -241,3 +277,4 @@ def _check_rewards(
         completion_ids_by_prompt=[[completion.token_ids for completion in group] for group in groups],
     )
     session.say(sampled.to_text())
+    return found.ok
