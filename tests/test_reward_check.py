@@ -9,6 +9,7 @@ from pipeline.rewards import Reward, resolve, reward, verifier
 from pipeline.rewards.attacks import attack_cases, fields, render
 from pipeline.rewards.check import check_rewards
 from pipeline.rewards.samples import check_samples
+from tests.conftest import command, grpo_recipe, sft_recipe
 
 ROWS = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(3, 9) for b in range(11, 19)]
 
@@ -229,3 +230,31 @@ def test_groups_must_be_of_one_size_and_of_two_at_least():
     for completions in ([["1"]] * 48, [["1", "2"]] * 47, [["1", "2"]] * 47 + [["1", "2", "3"]]):
         with pytest.raises(PipelineError, match="48 rows need as many groups"):
             check_samples(resolve(["numeric"]), None, ROWS, completions)
+
+
+# --- the command
+
+
+@pytest.mark.slow
+def test_a_recipes_rewards_are_tried_without_training(tiny_world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tiny_world)
+    recipe = grpo_recipe(
+        tmp_path / "grpo.yaml",
+        tiny_world,
+        reward_funcs=["numeric", "think_format"],
+        reward_check="stop",
+        reward_check_prompts=8,
+    )
+    assert command("rewards", "check", recipe) == 0
+    shown = capsys.readouterr().out
+    assert "gold " in shown and "two answers" in shown and "Sampled completions: 8 prompts, 4 each" in shown
+    assert command("rewards", "check", recipe, "--gold_template", "<think>{answer}</think>") == 1
+    assert "FAILED  numeric: 40 of 40" in capsys.readouterr().out
+    assert not (tmp_path / "grpo").exists()
+
+
+def test_a_recipe_without_rewards_has_nothing_to_check(tiny_world, tmp_path, capsys):
+    assert command("rewards", "check", sft_recipe(tmp_path / "sft.yaml", tiny_world)) == 1
+    assert "a recipe of the stage sft without reward_funcs: nothing to check" in capsys.readouterr().err
+    assert command("rewards", "check") == 1
+    assert "name a recipe" in capsys.readouterr().err

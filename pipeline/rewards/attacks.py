@@ -93,11 +93,16 @@ def _framed(template: str, answer: str) -> str:
     return render(template, {**values, "reasoning": "Let me think.", "answer": answer, "final": answer})
 
 
+def _value(final: str) -> Fraction | None:
+    """The number that an answer is; the 2 of a program is none."""
+    return None if "\n" in final else one_number(final, lowest_terms=False)
+
+
 def _different(final: str, others: Sequence[str]) -> str:
     """Another row's answer, of another value than `final`."""
-    value = one_number(final, lowest_terms=False)
+    value = _value(final)
     for other in others:
-        if other.strip() and other != final and (value is None or one_number(other, lowest_terms=False) != value):
+        if other.strip() and other != final and (value is None or _value(other) != value):
             return other
     return str(value + 1) if value is not None else f"not {final}"
 
@@ -113,7 +118,7 @@ def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[st
         seed: Of the random words.
     """
     final = fields(row)["final"]
-    value: Fraction | None = one_number(final, lowest_terms=False)
+    value: Fraction | None = _value(final)
     wrong = _different(final, other_answers)
     if value is not None:
         listed = [str(number) for number in range(21) if number != value] + [final]

@@ -4,7 +4,6 @@ A reward that pays for the wrong thing, or never pays, costs a whole run before 
 (huggingface/open-r1#235, #255; trl#3452). This costs a second.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.rewards.attacks import (
     template_for,
 )
 from pipeline.rewards.registry import Reward, Scores, reward_weights
+from pipeline.rewards.scoring import mean, score_completions, weighted_sums
 from pipeline.rewards.table import excerpt, format_table
 
 Tokenize = Callable[[str], list[int]]
@@ -91,54 +91,6 @@ class _Judged:
             f"First: row {case.row}, answer {excerpt(fields(rows[case.row])['final'], 60)}, completion "
             f"{excerpt(case.text, 160)}, score {shown}. {REMEDIES.get(case.name, OWN_REMEDY)}"
         )
-
-
-def score_completions(
-    reward: Reward, texts: Sequence[str], rows: Sequence[Row], completion_ids: Sequence[Sequence[int]] | None
-) -> Scores | None:
-    """Scores of one completion a row, called as TRL calls a reward; None where it needs token ids and there are none.
-
-    Raises:
-        PipelineError: The reward raised, or gave another number of scores than completions.
-    """
-    if completion_ids is None and ("completion_ids" in reward.reads or _names_argument(reward, "completion_ids")):
-        return None
-    conversational = bool(rows) and not isinstance(rows[0]["prompt"], str)
-    completions = [[{"role": "assistant", "content": text}] if conversational else text for text in texts]
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-    columns |= {"log_metric": lambda name, value: None, "log_extra": lambda name, values: None}
-    if completion_ids is not None:
-        columns["completion_ids"] = completion_ids
-    if _names_argument(reward, "trainer_state"):
-        from transformers import TrainerState
-
-        columns["trainer_state"] = TrainerState()
-    try:
-        scores = reward.scores(prompts=[row["prompt"] for row in rows], completions=completions, **columns)
-    except PipelineError:
-        raise
-    except Exception as error:  # somebody else's function may raise anything
-        raise PipelineError(
-            f"reward {reward.name} raised {type(error).__name__}: {error}. It was called with the columns "
-            f"{', '.join(sorted(columns))}, as the trainer will call it."
-        ) from error
-    if len(scores) != len(texts):
-        raise PipelineError(f"reward {reward.name} gave {len(scores)} scores for {len(texts)} completions.")
-    return [None if score is None or score != score else float(score) for score in scores]
-
-
-def _names_argument(reward: Reward, name: str) -> bool:
-    return name in inspect.signature(reward.function).parameters
-
-
-def weighted_sums(scores: Sequence[Scores | None], weights: Sequence[float]) -> Scores:
-    """Sum of the weighted scores of each completion as TRL builds it: a None adds nothing, all None gives None."""
-    known = [(weight, column) for weight, column in zip(weights, scores, strict=True) if column is not None]
-    sums: Scores = []
-    for row in zip(*(column for _, column in known), strict=True):
-        terms = [weight * score for (weight, _), score in zip(known, row, strict=True) if score is not None]
-        sums.append(sum(terms) if terms else None)
-    return sums
 
 
 def spread(count: int, limit: int) -> list[int]:
@@ -211,7 +163,7 @@ def check_rewards(
     ]
     judged.append(_judge_sum(rewards, weights, scores, cases, _within(by_name, cases, tried, rewards), rows))
     table = [
-        {"case": name, "n": len(positions), **{j.name: _mean([j.scores[p] for p in positions]) for j in judged}}
+        {"case": name, "n": len(positions), **{j.name: mean([j.scores[p] for p in positions]) for j in judged}}
         for name, positions in by_name.items()
     ]
     unscored = [r.name for r, s in zip(rewards, scores, strict=True) if s is None]
@@ -317,8 +269,3 @@ def _judge_sum(
 
 def _at_least(attack: float | None, gold: float | None) -> bool:
     return attack is not None and gold is not None and attack >= gold - 1e-6
-
-
-def _mean(scores: Scores) -> float | None:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None

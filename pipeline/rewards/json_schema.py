@@ -81,7 +81,7 @@ def _valid(value: Any, schema: Any) -> bool:
         "JSON and more": [f"Here it is: {row.get('answer')}", f"{row.get('answer')}\n{row.get('answer')}", "{", "null,"]
     },
 )
-def json_schema(completions: Sequence[Any], schema: Any = None, **columns: Any) -> list[float | None]:
+def json_schema(completions: Sequence[Any], *, schema: Any = None, **columns: Any) -> list[float | None]:
     """1 where the text outside the think part is one JSON value, bare or in a code fence, that the schema allows.
 
     The schema (draft 2020-12 unless it names another) is the column `schema`, as JSON text or as an object, or for all

@@ -298,6 +298,7 @@ def reward_weights(rewards: Sequence[Reward], weights: Sequence[float] | None) -
 
 def _written(example: Example) -> str:
     given = {**example.columns, **example.parameters}
+    given |= {"completion_ids": f"{len(given['completion_ids'])} tokens"} if "completion_ids" in given else {}
     return f"{example.completion!r} -> {example.score}" + (f" with {given}" if given else "")
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.rewards.attacks import Row
-from pipeline.rewards.check import score_completions, weighted_sums
 from pipeline.rewards.registry import Reward, Scores, reward_weights
+from pipeline.rewards.scoring import mean, score_completions, weighted_sums
 from pipeline.rewards.table import excerpt, format_table
 from pipeline.statistics import wilson_interval
 
@@ -113,13 +113,13 @@ def check_samples(
     varied = sum(_varies(group) for group in groups)
     low, high = wilson_interval(varied, len(groups))
     solved, unsolved = _solved(rewards, scores, size)
-    ended = None if ended_by_prompt is None else _mean([float(e) for group in ended_by_prompt for e in group])
+    ended = None if ended_by_prompt is None else mean([float(e) for group in ended_by_prompt for e in group])
     table = [_summary(r, w, s) for r, w, s in zip(rewards, weights, scores, strict=True)]
     outcome = SampleCheck(
         prompts=len(groups),
         generations=size,
         rewards=table,
-        mean_reward=_mean(sums),
+        mean_reward=mean(sums),
         groups_with_variance=varied,
         share=varied / len(groups),
         low=low,
@@ -181,15 +181,10 @@ def _solved(rewards: Sequence[Reward], scores: Sequence[Scores | None], size: in
 
 def _summary(reward: Reward, weight: float, scores: Scores | None) -> dict[str, Any]:
     known = [score for score in scores or [] if score is not None]
-    mean = _mean(known)
-    std = None if mean is None else (sum((score - mean) ** 2 for score in known) / len(known)) ** 0.5
+    middle = mean(known)
+    std = None if middle is None else (sum((score - middle) ** 2 for score in known) / len(known)) ** 0.5
     undecided = None if scores is None else scores.count(None) / len(scores)
-    return {"reward": reward.name, "weight": weight, "mean": mean, "std": std, "undecided": undecided}
-
-
-def _mean(scores: Sequence[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known else None
+    return {"reward": reward.name, "weight": weight, "mean": middle, "std": std, "undecided": undecided}
 
 
 def _examples(texts: Sequence[str], sums: Scores, size: int) -> list[str]:
