@@ -251,6 +251,29 @@ def test_questions_on_which_checkpoints_differ_come_first(reported):
     ]
 
 
+def test_sampled_and_weighed_answers_do_not_break_the_page(run):
+    folder = run / "sft"
+    rows = [
+        {
+            "prompt": "What is 1+1?",
+            "answer": "2",
+            "samples": [{"completion": "It is 2.", "ended": True, "correct": True}],
+        }
+    ]
+    write_jsonl(folder / "evaluation" / "sampled.jsonl", rows)
+    write_jsonl(folder / "evaluation" / "weighed.jsonl", [{"prompt": "x", "answer": "y", "bits": 3.0, "bytes": 2}])
+    results = json.loads((folder / "evaluation.json").read_text())
+    value = {"value": 0.5, "low": 0.4, "high": 0.6}
+    results |= {"sampled": {"n": 1, "samples": 4, "correct": 3, "rate": 0.75, "low": 0.5, "high": 0.9, "pass@4": value}}
+    results |= {"weighed": {"n": 1, **value}}
+    (folder / "evaluation.json").write_text(json.dumps(results))
+    (run / "tokenizer" / "evaluation").mkdir(parents=True, exist_ok=True)
+    (run / "tokenizer" / "evaluation" / "tokenizer.html").write_text("<p>tokens</p>")
+    page = report(run).read_text()
+    assert "It is 2." in page and "0.5 [0.4, 0.6]" in page
+    assert 'href="../tokenizer/evaluation/tokenizer.html"' in page
+
+
 def test_a_run_with_missing_parts_is_reported_as_far_as_it_goes(run):
     (run / "grpo" / "evaluation.json").unlink()
     (run / "sft" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "tokens": 5}\n{"step": 2, "lo')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         evaluations=[(name, evaluation_figure(run, name)) for name in run.evaluation_names],
         funnels={stage.name: funnel_figures(stage.name, stage.removed) for stage in run.stages},
+        pages={stage.name: link for stage in run.stages if (link := _tokenizer_page(stage, output))},
         curves=[(stage, drawn) for stage in run.stages if (drawn := stage_figures(stage))],
         samples=[(stage, sample_table(stage)) for stage in run.stages if stage.samples],
         answers=[(name, chosen) for name in run.evaluation_names if (chosen := side_by_side(run, name))],
@@ -58,6 +60,12 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
         if stage.complete and owns_card(stage.path):
             write_atomically(stage.path / "README.md", model_card(stage.path))
     return output / "index.html"
+
+
+def _tokenizer_page(stage: Stage, output: Path) -> str | None:
+    """Link from the report to the tokenizer's own page, where there is one."""
+    page = stage.path / "evaluation" / "tokenizer.html"
+    return Path(os.path.relpath(page, output)).as_posix() if page.is_file() else None
 
 
 def as_json(run: Run) -> dict[str, Any]:
@@ -104,7 +112,9 @@ def sample_table(stage: Stage) -> list[tuple[str, list[Row]]]:
 
 def side_by_side(run: Run, name: str) -> list[dict[str, Any]]:
     """A few questions of an evaluation with each checkpoint's answer: those first on which checkpoints differ."""
-    answers = {stage.name: {_key(row): row for row in stage.answers(name)} for stage in run.models}
+    answers = {
+        stage.name: {_key(row): shown for row in stage.answers(name) if (shown := _shown(row))} for stage in run.models
+    }
     answers = {stage: rows for stage, rows in answers.items() if rows}
     if not answers:
         return []
@@ -123,6 +133,12 @@ def side_by_side(run: Run, name: str) -> list[dict[str, Any]]:
         }
         for key in chosen
     ]
+
+
+def _shown(row: Row) -> Row | None:
+    """An answer as the page shows it: of several samples the first; None where nothing was said, only weighed."""
+    row = row | row["samples"][0] if row.get("samples") else row
+    return {"ended": True, **row} if "completion" in row else None
 
 
 def spread(rows: list[Row], limit: int) -> list[Row]:
