@@ -17,6 +17,7 @@ from datatrove.pipeline.dedup import (
     MinhashDedupSignature,
 )
 from datatrove.utils.text import TextNormConfig
+from datatrove.utils.word_tokenizers import load_word_tokenizer
 
 from pipeline.corpus.settings import MinhashRules
 from pipeline.corpus.steps import folded
@@ -82,9 +83,14 @@ class Near:
 class Signature(MinhashDedupSignature):
     """datatrove's signatures, some shingles at a time: all at once, a document of a million words takes gigabytes."""
 
+    def __init__(self, folder: str, config: MinhashConfig):
+        super().__init__(folder, config)
+        self.word_tokenizer = None  # one for all tasks of a process, instead of one sent to each
+
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         import pipeline.corpus.words  # noqa: F401
 
+        self.word_tokenizer = load_word_tokenizer(self.language)
         super().run(data, rank, world_size)
 
     def get_signature(self, shingles: np.ndarray) -> list[list[int]]:

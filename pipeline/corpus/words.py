@@ -5,42 +5,38 @@ server that workers are forked from imports this once for all of them.
 """
 
 import contextlib
+import gc
 import sys
 from typing import Any
 
 from datatrove.utils.typeshelper import Languages
 from datatrove.utils.word_tokenizers import load_word_tokenizer
 
-TEXTS_A_ZONE = 500
+MOST_WORDS = 100_000
+"""Different words that are held before the tokenizer is made anew: some 30 MB."""
+
+ENGLISH: Any = load_word_tokenizer(Languages.english)
 
 
-class LongZones:
-    """spaCy's memory zones, in which new words are held for a while, each for many texts.
+def memory_zone() -> Any:
+    """Takes the place of spaCy's zones, which datatrove opens for every text: inside one spaCy remembers no word that it
+    has cut already, and takes three times as long. Memory stays bounded by making the tokenizer anew."""
+    if len(ENGLISH.tokenizer.vocab.strings) > MOST_WORDS:
+        make_tokenizer()
+    return contextlib.nullcontext()
 
-    datatrove opens one for every text, and clearing it takes longer than cutting the text into words.
-    """
 
-    def __init__(self, open_zone: Any):
-        self.open_zone = open_zone
-        self.zone: Any = None
-        self.texts = 0
-
-    def __call__(self) -> Any:
-        if self.texts % TEXTS_A_ZONE == 0:
-            if self.zone is not None:
-                self.zone.__exit__(None, None, None)
-            self.zone = self.open_zone()
-            self.zone.__enter__()
-        self.texts += 1
-        return contextlib.nullcontext()
+def make_tokenizer() -> None:
+    ENGLISH._tokenizer = None
+    gc.collect()
+    ENGLISH.tokenizer.memory_zone = memory_zone
 
 
 _hidden = "torch" not in sys.modules
 if _hidden:
     sys.modules["torch"] = None  # type: ignore[assignment]
 try:
-    ENGLISH = load_word_tokenizer(Languages.english).tokenizer
+    make_tokenizer()
 finally:
     if _hidden:
         del sys.modules["torch"]
-ENGLISH.memory_zone = LongZones(ENGLISH.memory_zone)
