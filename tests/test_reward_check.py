@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from conftest import command, grpo_recipe, sft_recipe
 
 from pipeline.errors import PipelineError
 from pipeline.rewards import Reward, resolve, reward, verifier
 from pipeline.rewards.attacks import attack_cases, fields, render
 from pipeline.rewards.check import check_rewards
 from pipeline.rewards.samples import check_samples
-from tests.conftest import command, grpo_recipe, sft_recipe
 
 ROWS = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(3, 9) for b in range(11, 19)]
 

@@ -297,9 +297,8 @@ def test_grades_are_read_from_the_last_line(reply, grade):
 @pytest.mark.slow
 def test_scores_of_a_reward_model_do_not_depend_on_the_batch(tmp_path, tokenizer):
     import torch
+    from conftest import tiny_config
     from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    from tests.conftest import tiny_config
 
     torch.manual_seed(0)
     config = {key: value for key, value in tiny_config().items() if key != "model_type"}

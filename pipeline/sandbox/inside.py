@@ -64,6 +64,7 @@ def decode(value):
 def confine():
     """Deny the system calls above to this process for good: seccomp, which needs no privileges."""
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: not to outlive the judge
     if os.uname().machine not in DENIED:
         return
     architecture, *denied = DENIED[os.uname().machine]
@@ -92,7 +93,7 @@ def play(program, limits, requests, replies):
         # Frames of this file are none of the program's business.
         own = traceback.TracebackException.from_exception(error, compact=True)
         own.stack = traceback.StackSummary.from_list([f for f in own.stack if f.filename == "program.py"])
-        print("".join(own.format()), file=sys.stderr, flush=True)
+        print("".join(own.format()), end="", file=sys.stderr, flush=True)
         return {"raised": type(error).__name__, "text": str(error)[:500]}
 
     status = 0
