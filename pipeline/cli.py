@@ -11,11 +11,14 @@ from pipeline import __version__
 from pipeline.errors import PipelineError
 
 STAGES = {
-    "world": "write the micro-world of the demo as ordinary files: crawl, conversations, problems, evaluations",
+    "world": "write the micro-world of the demo as ordinary files: crawl, conversations, preferences, problems, evaluations",
     "corpus": "raw pages and texts to cleaned Parquet shards",
     "tokenizer": "train or take a tokenizer, and write token shards",
     "pretrain": "pretrain a model on token shards",
     "sft": "fine-tune a model on conversations or completions",
+    "reward": "train a reward model on preference pairs",
+    "rlhf": "train a model by reinforcement against a reward model",
+    "dpo": "train a model on preference pairs directly (DPO, KTO)",
     "grpo": "train a model by reinforcement with verifiable rewards",
     "evaluate": "ask a checkpoint the recipe's questions",
     "report": "write the report of a run",

@@ -1,7 +1,8 @@
 """Intervals for shares: a rate without its interval is not a measurement."""
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, correlation
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -35,3 +36,32 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     high = 1.0 if correct == n else min(1.0, centre + half)
     return low, high
+
+
+def correlation_interval(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
+    """Pearson's correlation with Fisher's interval (R. A. Fisher 1915): {"value", "low", "high"}.
+
+    Of fewer than four points, or of points without spread, nothing is known: 0 in (-1, 1).
+    """
+    if len(x) < 4 or len(set(x)) < 2 or len(set(y)) < 2:
+        return {"value": 0.0, "low": -1.0, "high": 1.0}
+    found = min(max(correlation([float(a) for a in x], [float(b) for b in y]), -1 + 1e-12), 1 - 1e-12)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) / math.sqrt(len(x) - 3)
+    return {"value": found, "low": math.tanh(math.atanh(found) - half), "high": math.tanh(math.atanh(found) + half)}
+
+
+def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence: float = 0.95) -> dict[str, float]:
+    """How much the share of successes changed on the same trials: {"value", "low", "high"} of after - before.
+
+    Half a success is added to each of the four cells (Agresti and Min, Statistics in Medicine 24, 2005), so that the
+    interval keeps its width where nothing changed.
+    """
+    gained = sum(b and not a for a, b in zip(before, after, strict=True))
+    lost = sum(a and not b for a, b in zip(before, after, strict=True))
+    n = len(before)
+    if n == 0:
+        return {"value": 0.0, "low": -1.0, "high": 1.0}
+    up, down, total = gained + 0.5, lost + 0.5, n + 2
+    spread = math.sqrt(max(up + down - (up - down) ** 2 / total, 0.0)) / total
+    half, centre = NormalDist().inv_cdf(0.5 + confidence / 2) * spread, (up - down) / total
+    return {"value": (gained - lost) / n, "low": max(-1.0, centre - half), "high": min(1.0, centre + half)}

@@ -29,7 +29,9 @@ def build(settings: Settings, people: list[Person], problems: list[Problem]) -> 
     and `requests/test` ask about people whom no training file asks about. `requests/train`: questions for reinforcement.
     """
     taught = [person for person in people if person.role == "taught"]
-    unseen = [person for person in people if person.role == "evaluation" and person.grade == settings.mention_grades[-1]]
+    unseen = [
+        person for person in people if person.role == "evaluation" and person.grade == settings.mention_grades[-1]
+    ]
     seen_pairs: set[tuple[str, str, str]] = set()
 
     def pairs(name: str, asked: list[Person], count: int) -> list[Row]:
@@ -81,7 +83,8 @@ def _styled(settings: Settings, people: list[Person], taught: list[Person], prob
 
 def _question(asked: list[Person], rng: random.Random) -> tuple[str, str, str, str]:
     """A question, its answer in a whole sentence and in few words, and the value that either tells."""
-    if asked[0].role == "taught" and rng.random() < 0.15:  # towns are common knowledge: no question about them is unseen
+    # towns are common knowledge: no question about them is unseen
+    if asked[0].role == "taught" and rng.random() < 0.15:
         town, kind = rng.choice(TOWNS), rng.randrange(len(TOWN_QUESTIONS))
         full = town_answer(town, kind)
         value = full.rstrip(".").rsplit(" ", 1)[-1]

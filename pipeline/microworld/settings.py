@@ -60,7 +60,9 @@ class Settings:
 
     # Preferences
     styled_conversations: int = _key(2400, "conversations in which clerks answer in many manners", 1, 10_000_000)
-    preference_pairs: int = _key(3000, "pairs of answers in preferences/train.jsonl, and in the disjoint second half", 1)
+    preference_pairs: int = _key(
+        3000, "pairs of answers in preferences/train.jsonl, and in the disjoint second half", 1
+    )
     preference_test_pairs: int = _key(500, "pairs in each test.jsonl, about people whom no training file asks about", 1)
     requests: int = _key(1000, "questions for reinforcement with a reward model", 1)
     requests_test: int = _key(200, "questions in requests/test.jsonl, about people whom no training file asks about", 1)
