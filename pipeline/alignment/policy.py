@@ -108,7 +108,7 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
     )
     session.check_launch(trainer)
     trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=chat))
-    if reward_model is not None and getattr(recipe.arguments, "frontier_steps", 0):
+    if reward_model is not None and getattr(recipe.arguments, "frontier_steps", None):
         from pipeline.alignment.frontier import Frontier
 
         trainer.add_callback(Frontier(recipe, directory, trainer, tokenizer, reward_model, chat=chat))

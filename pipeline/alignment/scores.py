@@ -60,7 +60,7 @@ def measure(directory: Path, pairs: Any, *, label_noise: float, judge: str | Non
         judged_rows = [row | {"judge": [float(a), float(b)]} for row, a, b in zip(kept, *gold, strict=True)]
         evaluate.keep(directory, AGREEMENT, judged_rows, evaluate.count(agrees[decided].tolist()), provenance)
     scores, tokens = np.concatenate((chosen, rejected)), np.concatenate((lengths["chosen"], lengths["rejected"]))
-    bias = correlation_interval(scores, tokens)
+    bias = correlation_interval(scores.tolist(), tokens.tolist())
     evaluate.keep(directory, LENGTH_BIAS, [], bias, provenance)
     details = {
         "scores": {"chosen": _distribution(chosen), "rejected": _distribution(rejected)},

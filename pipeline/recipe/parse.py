@@ -197,7 +197,7 @@ def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[co
     if stage.ENGINES and isinstance(recipe.get("model_config"), dict):
         yield from combinations.new_model(recipe.get("model_config"))
     algorithms = getattr(stage, "ALGORITHMS", {})
-    chosen = algorithms.get(getattr(recipe.arguments, "algorithm", None))
+    chosen = algorithms.get(getattr(recipe.arguments, "algorithm", None), "")
     for engine in stage.ENGINES:
         config_type = engine_class(engine)
         if engine in algorithms.values() and engine != chosen:

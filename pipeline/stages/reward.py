@@ -87,9 +87,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     from pipeline.training.reward_model import score_rows
     from pipeline.training.trainer import CountsInState
 
-    class Trainer(CountsInState, RewardTrainer):
-        pass
-
+    trainer_type: Any = type(RewardTrainer.__name__, (CountsInState, RewardTrainer), {})
     args = session.config(recipe, RewardConfig, directory)
     source = models.source_of(recipe)
     tokenizer = models.load_tokenizer(source, trust_remote_code=recipe.get("trust_remote_code", False))
@@ -101,12 +99,12 @@ def _train(recipe: Recipe, directory: Any) -> None:
     model = models.load_model(recipe, scores=True)
     models.check_vocabulary(tokenizer, model, source)
     models.check_context(model, args.max_length, recipe)
-    trainer = Trainer(
+    trainer = trainer_type(
         model=model,
         args=args,
         processing_class=tokenizer,
         train_dataset=train,
-        eval_dataset=heldout,
+        eval_dataset=heldout.add_column("row", list(range(len(heldout)))),
         peft_config=models.peft_config(recipe, scores=True),
     )
     long = len(train) - len(trainer.train_dataset)
@@ -121,7 +119,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
         if args.bf16 or args.fp16 or recipe.get("load_in_4bit") or recipe.get("load_in_8bit"):
             return  # the probe of the hand-over knows their tolerances
         expected = score_rows(trainer.model, checked["chosen_ids"], tokenizer.pad_token_id)
-        scores.check_reload(folder, checked, expected)
+        scores.check_reload(folder, heldout.select(checked["row"]), expected)
 
     session.train(
         trainer,

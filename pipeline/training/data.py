@@ -46,6 +46,8 @@ def load_training_data(recipe: Any, *, validation_fraction: float = 0.0, wanted:
                 f"{recipe.path}: {name} is read as a stream, which cannot be split. Name a split in dataset_test_split, or "
                 f"leave out dataset_streaming."
             )
+        if len(train) < 2:
+            raise PipelineError(f"{name}: of {len(train)} rows none can be held out. Give more, or a test split.")
         parts = train.train_test_split(test_size=size or validation_fraction, seed=seed)
         train, evaluation = parts["train"], parts["test"]
     elif wants_evaluation:

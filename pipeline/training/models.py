@@ -174,7 +174,10 @@ def probe_logits(model: Any, vocabulary: int) -> torch.Tensor:
     if is_classifier(model):
         half = tokens.clone()
         half[:, tokens.shape[1] // 2 :] = model.config.get_text_config().pad_token_id
-        inputs = {"input_ids": torch.cat((tokens, half)), "attention_mask": torch.ones(2, tokens.shape[1], dtype=int)}
+        inputs = {
+            "input_ids": torch.cat((tokens, half)),
+            "attention_mask": torch.ones(2, tokens.shape[1], dtype=torch.long),
+        }
         inputs["attention_mask"][1, tokens.shape[1] // 2 :] = 0
     logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False).logits
     model.train(was_training)

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def quiet_libraries() -> None:
     """Take away progress bars and notices that say nothing about the run; warnings about it stay."""
     from datasets.utils import logging as datasets_logging
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # TRL's own bar over precomputed log-probabilities
     transformers_logging.disable_progress_bar()
     datasets_logging.disable_progress_bar()
     for name in ("bitsandbytes", "deepspeed", "DeepSpeed"):
