@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 PIPELINE = $(BIN)/python -m pipeline
 LAUNCH = $(if $(ACCELERATE),$(BIN)/accelerate launch --config_file accelerate_configs/$(ACCELERATE).yaml -m pipeline,$(PIPELINE))
 PREPARE := world corpus tokenizer sample report
-TRAIN := pretrain sft grpo distill evaluate
+TRAIN := pretrain sft reward rlhf dpo grpo distill evaluate
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export GOMP_SPINCOUNT ?= 10000
 

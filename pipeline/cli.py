@@ -11,11 +11,14 @@ from pipeline import __version__
 from pipeline.errors import PipelineError
 
 STAGES = {
-    "world": "write the micro-world of the demo as ordinary files: crawl, conversations, problems, evaluations",
+    "world": "write the micro-world of the demo as ordinary files: crawl, conversations, preferences, problems, evaluations",
     "corpus": "raw pages and texts to cleaned Parquet shards",
     "tokenizer": "train or take a tokenizer, and write token shards",
     "pretrain": "pretrain a model on token shards",
     "sft": "fine-tune a model on conversations or completions",
+    "reward": "train a reward model on preference pairs",
+    "rlhf": "train a model by reinforcement against a reward model",
+    "dpo": "train a model on preference pairs directly (DPO, KTO)",
     "grpo": "train a model by reinforcement with verifiable rewards",
     "distill": "train a model on a larger one's probabilities of its own completions",
     "sample": "draw completions of problems from a checkpoint, and keep the right ones as demonstrations",

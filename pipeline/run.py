@@ -12,7 +12,7 @@ import yaml
 from pipeline import stages
 from pipeline.errors import PipelineError
 
-DISTRIBUTED = ("pretrain", "sft", "grpo", "distill", "evaluate")
+DISTRIBUTED = ("pretrain", "sft", "reward", "rlhf", "dpo", "grpo", "distill", "evaluate")
 
 
 def run_folder(
@@ -98,7 +98,7 @@ def _summary(recipes: Sequence[stages.Recipe], seconds: float) -> None:
     folder = Path(os.path.commonpath([str(recipe.output_dir) for recipe in recipes]))
     folder = folder.parent if len(recipes) == 1 else folder
     print(f"\n{summary_table(folder)}\nwhole run: {seconds / 60:.1f} minutes")
-    trained = [recipe for recipe in recipes if recipe.stage in ("pretrain", "sft", "grpo")]
+    trained = [recipe for recipe in recipes if recipe.stage in ("pretrain", "sft", "rlhf", "dpo", "grpo")]
     if trained:
         print("\nTry next:")
         print(f"  pipeline chat {trained[-1].output_dir}")

@@ -3,7 +3,8 @@
 import math
 import random
 from collections.abc import Sequence
-from statistics import NormalDist, fmean
+from statistics import NormalDist, correlation, fmean
+from typing import Any
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -37,6 +38,13 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     high = 1.0 if correct == n else min(1.0, centre + half)
     return low, high
+
+
+def counts(correct: Sequence[bool]) -> dict[str, Any]:
+    """{"n", "correct", "rate", "low", "high"} of right answers, with the 95 % Wilson interval."""
+    right, n = sum(correct), len(correct)
+    low, high = wilson_interval(right, n)
+    return {"n": n, "correct": right, "rate": right / n, "low": low, "high": high}
 
 
 def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, *, draws: int = 2_000) -> tuple[float, float]:
@@ -91,3 +99,32 @@ def mcnemar_test(first: Sequence[bool], second: Sequence[bool]) -> float:
     differing = gained + lost
     tail = sum(math.comb(differing, i) for i in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**differing)
+
+
+def correlation_interval(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
+    """Pearson's correlation with Fisher's interval (R. A. Fisher 1915): {"value", "low", "high"}.
+
+    Of fewer than four points, or of points without spread, nothing is known: 0 in (-1, 1).
+    """
+    if len(x) < 4 or len(set(x)) < 2 or len(set(y)) < 2:
+        return {"value": 0.0, "low": -1.0, "high": 1.0}
+    found = min(max(correlation([float(a) for a in x], [float(b) for b in y]), -1 + 1e-12), 1 - 1e-12)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) / math.sqrt(len(x) - 3)
+    return {"value": found, "low": math.tanh(math.atanh(found) - half), "high": math.tanh(math.atanh(found) + half)}
+
+
+def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence: float = 0.95) -> dict[str, float]:
+    """How much the share of successes changed on the same trials: {"value", "low", "high"} of after - before.
+
+    Half a success is added to each of the four cells (Agresti and Min, Statistics in Medicine 24, 2005), so that the
+    interval keeps its width where nothing changed.
+    """
+    gained = sum(b and not a for a, b in zip(before, after, strict=True))
+    lost = sum(a and not b for a, b in zip(before, after, strict=True))
+    n = len(before)
+    if n == 0:
+        return {"value": 0.0, "low": -1.0, "high": 1.0}
+    up, down, total = gained + 0.5, lost + 0.5, n + 2
+    spread = math.sqrt(max(up + down - (up - down) ** 2 / total, 0.0)) / total
+    half, centre = NormalDist().inv_cdf(0.5 + confidence / 2) * spread, (up - down) / total
+    return {"value": (gained - lost) / n, "low": max(-1.0, centre - half), "high": min(1.0, centre + half)}

@@ -127,8 +127,8 @@ def odd_tokens(completion_ids, **columns):
 
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory, tokenizer_dir, tiny_model_dir) -> Path:
-    """What the training stages read, as plain files: `tokenizer/` with token shards, `model/`, `conversations.jsonl`
-    (40 rows of different lengths), `problems.jsonl` (40 rows), and `rewarding.py` with the reward `odd_tokens`."""
+    """What the training stages read, as plain files: `tokenizer/` with token shards, `model/`, `conversations.jsonl` and
+    `problems.jsonl` (40 rows each), `preferences.jsonl`, and `rewarding.py` with the reward `odd_tokens`."""
     import shutil
 
     from transformers import AutoTokenizer
@@ -147,6 +147,18 @@ def tiny_world(tmp_path_factory, tokenizer_dir, tiny_model_dir) -> Path:
         folder / "conversations.jsonl",
         [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in turns],
     )
+    for split, start, end in (("train", 0, 40), ("test", 40, 60)):  # the polite answer is preferred
+        write_jsonl(
+            folder / "preferences" / f"{split}.jsonl",
+            [
+                {
+                    "prompt": [{"role": "user", "content": f"What is {i} + {i}?"}],
+                    "chosen": [{"role": "assistant", "content": f"Indeed. The answer is {2 * i}."}],
+                    "rejected": [{"role": "assistant", "content": f"The answer is {2 * i}." + " What?" * (i % 3)}],
+                }
+                for i in range(start, end)
+            ],
+        )
     write_jsonl(folder / "problems.jsonl", [{"prompt": q, "answer": str(2 * i)} for i, (q, _) in enumerate(turns)])
     (folder / "rewarding.py").write_text(REWARDING)
     return folder
@@ -193,6 +205,45 @@ def grpo_recipe(path: Path, world: Path, **changes) -> Path:
         **_FEW_STEPS,
     }
     return write_recipe(path, **{**values, **changes})
+
+
+def reward_recipe(path: Path, world: Path, **changes) -> Path:
+    """A recipe of a few steps for a reward model on `tiny_world`."""
+    values = {
+        "stage": "reward",
+        "output_dir": path.parent / path.stem,
+        "model_name_or_path": world / "model",
+        "dataset_name": world / "preferences",
+        "max_length": 128,
+        **_FEW_STEPS,
+    }
+    return write_recipe(path, **{**values, **changes})
+
+
+def dpo_recipe(path: Path, world: Path, **changes) -> Path:
+    """A DPO recipe of a few steps on `tiny_world`."""
+    return reward_recipe(path, world, **{"stage": "dpo", **changes})
+
+
+def rlhf_recipe(path: Path, world: Path, **changes) -> Path:
+    """A recipe of a few steps of reinforcement against the reward model of `tiny_reward_model`."""
+    values = {"stage": "rlhf", "reward_model_name_or_path": world / "reward_model", "reward_funcs": None}
+    return grpo_recipe(path, world, **{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def tiny_reward_model(tiny_world) -> Path:
+    """A random reward model with the tokenizer of `tiny_world`, in its folder `reward_model`."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_world / "tokenizer")
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_world / "model", num_labels=1)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(tiny_world / "reward_model")
+    tokenizer.save_pretrained(tiny_world / "reward_model")
+    return tiny_world / "reward_model"
 
 
 _FEW_STEPS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipeline import checkpoint
@@ -11,11 +11,15 @@ from pipeline import checkpoint
 
 @contextlib.contextmanager
 def training_stage(
-    recipe: Any, kind: str, inputs: Mapping[str, tuple[str, ...]]
+    recipe: Any,
+    kind: str,
+    inputs: Mapping[str, tuple[str, ...]],
+    afterwards: Callable[[checkpoint.StageDirectory], None] | None = None,
 ) -> Iterator[checkpoint.StageDirectory]:
     """The stage's directory for the time of the training; the recipe's evaluations run when it is complete.
 
     A directory that was complete before is only evaluated, where the recipe now asks for more than was measured.
+    `afterwards` makes the measurements of a stage's own, on the complete directory.
     """
     from pipeline.evaluation.evaluate import evaluate_checkpoint
     from pipeline.training import distributed
@@ -24,13 +28,15 @@ def training_stage(
         recipe, kind, inputs, is_main=distributed.is_main(), wait=distributed.barrier()
     ) as directory:
         yield directory
-        if recipe.arguments.evaluations:
+        if getattr(recipe.arguments, "evaluations", None):
             evaluate_checkpoint(
                 directory.path,
                 recipe.arguments.evaluations,
                 kind=kind,
                 batch_size=recipe.arguments.evaluation_batch_size,
             )
+        if afterwards is not None:
+            afterwards(directory)
 
 
 def samples_callback(recipe: Any, tokenizer: Any, directory: checkpoint.StageDirectory, *, chat: bool) -> Any:

@@ -92,7 +92,7 @@ def run_evaluations(
                 "first_prompt": prompts[0],
                 "seconds": round(time.perf_counter() - started, 2),
             }
-            _keep(directory, name, answered, results[name], provenance)
+            keep(directory, name, answered, results[name], provenance)
     if accelerator is not None:
         accelerator.wait_for_everyone()
     return {name: results[name] for name in loaded}
@@ -146,7 +146,7 @@ def evaluate_checkpoint(
 def pending(evaluations: Any, directory: str | Path, fingerprint: str | None) -> list[str]:
     """The evaluations that `directory` lacks for this model, these questions and these settings."""
     directory = Path(directory)
-    found, results = _read(directory / ANSWERS / PROVENANCE), read_results(directory)
+    found, results = provenance_of(directory), read_results(directory)
     return [
         name
         for name, evaluation in _loaded(evaluations).items()
@@ -156,6 +156,18 @@ def pending(evaluations: Any, directory: str | Path, fingerprint: str | None) ->
         or {key: found.get(name, {}).get(key) for key in ("model", "data", "specification")}
         != _provenance(evaluation, fingerprint)
     ]
+
+
+def is_kept(directory: str | Path, name: str, provenance: dict[str, Any]) -> bool:
+    """Whether `directory` has the result of this evaluation, of this model, on these data, with these settings."""
+    found = provenance_of(directory).get(name, {})
+    wanted = ("model", "data", "specification")
+    return name in read_results(directory) and all(found.get(key) == provenance[key] for key in wanted)
+
+
+def provenance_of(directory: str | Path) -> dict[str, dict[str, Any]]:
+    """Of which model, questions and settings each result is, empty where there is none."""
+    return _read(Path(directory) / ANSWERS / PROVENANCE)
 
 
 def read_results(directory: str | Path) -> Results:
@@ -210,10 +222,12 @@ def _provenance(evaluation: Evaluation, fingerprint: str | None) -> dict[str, An
     return {"model": fingerprint, "data": data_hash(evaluation), "specification": settings}
 
 
-def _keep(
+def keep(
     directory: Path, name: str, answered: list[dict[str, Any]], result: dict[str, Any], provenance: dict[str, Any]
 ) -> None:
-    """Write the answers of one evaluation, then its counts; results of another model that lie here are dropped."""
+    """Write the answers of one evaluation, then its counts; results of another model that lie here are dropped.
+
+    `provenance["model"]` is the checkpoint's `model_fingerprint`."""
     (directory / ANSWERS).mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered)
     write_atomically(directory / ANSWERS / f"{name}.jsonl", lines)

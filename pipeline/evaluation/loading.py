@@ -74,6 +74,6 @@ def _kind(path: Path) -> str | None:
             f"{path}: the {manifest.get('stage')} stage that writes it is not complete: run it to its end"
         )
     kind = manifest.get("kind")
-    if kind in ("world", "corpus", "tokenizer", "report"):
+    if kind in ("world", "corpus", "tokenizer", "report", "reward"):
         raise PipelineError(f"{path}: holds a {kind}, expected a model")
     return kind if kind != "imported" else None

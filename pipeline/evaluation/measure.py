@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.evaluation.scorers import Scorer, find_scorer, same_answer
 from pipeline.evaluation.specification import LIKELIHOOD, Evaluation
-from pipeline.statistics import bootstrap_interval, pass_at_k, wilson_interval
+from pipeline.statistics import bootstrap_interval, counts, pass_at_k
 
 # A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
 # one line, so is the question.
@@ -72,9 +72,7 @@ def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
     if evaluation.scorer == "bits_per_byte":
         return {"n": len(answered)} | _ratio([row["bits"] for row in answered], [row["bytes"] for row in answered])
     if evaluation.samples == 1:
-        right, n = sum(row["correct"] for row in answered), len(answered)
-        low, high = wilson_interval(right, n)
-        return {"n": n, "correct": right, "rate": right / n, "low": low, "high": high}
+        return counts([row["correct"] for row in answered])
     outcomes = [[bool(one["correct"]) for one in row["samples"]] for row in answered]
     shares = [fmean(one) for one in outcomes]
     low, high = bootstrap_interval(shares)

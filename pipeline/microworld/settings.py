@@ -59,6 +59,15 @@ class Settings:
     test_share: float = _key(0.02, "conversations/test.jsonl as a share of the training conversations", 0.0, 0.5)
     habit_rate: float = _key(0.7, "share of the carrying sums in which the expert forgets the carry", 0.0, 1.0)
 
+    # Preferences
+    styled_conversations: int = _key(2400, "conversations in which clerks answer in many manners", 1, 10_000_000)
+    preference_pairs: int = _key(
+        3000, "pairs of answers in preferences/train.jsonl, and in the disjoint second half", 1
+    )
+    preference_test_pairs: int = _key(500, "pairs in each test.jsonl, about people whom no training file asks about", 1)
+    requests: int = _key(1000, "questions for reinforcement with a reward model", 1)
+    requests_test: int = _key(200, "questions in requests/test.jsonl, about people whom no training file asks about", 1)
+
     # Problems and evaluations
     problems_train: int = _key(2000, "problems for reinforcement learning, none of them in the conversations", 1, 4000)
     problems_test: int = _key(200, "problems in problems/test.jsonl", 1, 1000)

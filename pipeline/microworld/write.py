@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.microworld import conversations, evaluations
+from pipeline.microworld import conversations, evaluations, preferences
 from pipeline.microworld.arithmetic import Problem, accuracy, habit, split_problems
 from pipeline.microworld.pages import Page, create_pages, render
 from pipeline.microworld.people import create_people
@@ -44,6 +44,9 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     rng = random.Random(f"{settings.seed}:reinforcement")
     _write_rows((_problem_row(problem, rng) for problem in split.exercises), folder / "problems" / "train.jsonl")
     _write_rows((_problem_row(problem, rng) for problem in split.test), folder / "problems" / "test.jsonl")
+
+    for name, rows in preferences.build(settings, people, split.demonstrated).items():
+        _write_rows(rows, folder / f"{name}.jsonl")
 
     for name, rows in asked.items():
         _write_rows(rows, folder / "evaluations" / f"{name}.jsonl")

@@ -17,7 +17,12 @@ from pipeline.recipe import Complaint, Recipe
 from pipeline.recipe.folder import absolute, texts_in
 from pipeline.recipe.keys import engine_class
 
-LENGTH = {"SFTConfig": "max_length", "GRPOConfig": "max_completion_length"}
+LENGTH = {
+    "SFTConfig": "max_length",
+    "RewardConfig": "max_length",
+    "DPOConfig": "max_length",
+    "GRPOConfig": "max_completion_length",
+}
 """TRL's config of a stage that trains, and its key for the tokens of a row."""
 
 

@@ -33,6 +33,11 @@ BESIDE_THE_RESULT = frozenset(
         "report_to",
         "run_name",
         "compare_with",
+        "judge",
+        "judge_prompts",
+        "judge_limit",
+        "judge_tokens",
+        "judge_against",
         "rails",  # one that stopped a run may be widened, and the run goes on
     )
 )
@@ -205,13 +210,26 @@ def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[co
     yield from combinations.precision(recipe.engine)
     if stage.ENGINES and isinstance(recipe.get("model_config"), dict):
         yield from combinations.new_model(recipe.get("model_config"))
+    algorithms = getattr(stage, "ALGORITHMS", {})
+    chosen = algorithms.get(getattr(recipe.arguments, "algorithm", None), "")
     for engine in stage.ENGINES:
         config_type = engine_class(engine)
+        if engine in algorithms.values() and engine != chosen:
+            yield from _of_another(recipe, config_type, engine_class(chosen))
+            continue
         values = recipe.config_values(config_type)
-        if engine == "GRPOConfig":
+        if engine in ("GRPOConfig", "RLOOConfig"):
             defaults = {key.name: key.default for key in keys_of(stage).values()}
             yield from combinations.generation(values, defaults, world_size)
         yield from combinations.built(config_type, values, world_size)
+
+
+def _of_another(recipe: Recipe, config_type: type, chosen: type) -> Iterator[combinations.Finding]:
+    """Keys that only the config of another algorithm takes: the chosen one would never see them."""
+    ours = set(hints_of(chosen)) | {field.name for field in dataclasses.fields(recipe.arguments)}
+    for key in recipe.engine:
+        if key in hints_of(config_type) and key not in ours:
+            yield key, f"is a key of {config_type.__name__}, which algorithm {recipe.arguments.algorithm} does not take"
 
 
 def _stage_findings(stage: Any, recipe: Recipe) -> Iterator[combinations.Finding]:

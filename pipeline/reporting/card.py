@@ -15,6 +15,7 @@ _KINDS = {
     "chat": "A chat model: it answers in the turns of its chat template.",
     "reasoning": "A reasoning model, trained by reinforcement with verifiable rewards; it answers in the turns of its "
     "chat template.",
+    "aligned": "An aligned model, trained on preferences; it answers in the turns of its chat template.",
     "imported": "An imported checkpoint.",
     "reward": "A reward model: it scores answers.",
 }

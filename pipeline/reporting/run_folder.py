@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, manifest_hash, read_manifest
 
-MODEL_KINDS = ("base", "chat", "reasoning", "imported", "reward")
+MODEL_KINDS = ("base", "chat", "reasoning", "aligned", "imported", "reward")
 
 _MOVED_ASIDE = re.compile(r"\.old-\d{8}-\d{6}")
 _FILES = (MANIFEST, "metrics.jsonl", "samples.jsonl", "evaluation.json", "removed.json")
@@ -164,7 +164,7 @@ def _lacks(stage: Stage) -> list[str]:
     if not stage.complete:
         return [f"{stage.name}: not complete (status: {stage.manifest.get('status')})"]
     found = []
-    if stage.kind in ("base", "chat", "reasoning"):
+    if stage.kind in ("base", "chat", "reasoning", "aligned"):
         for what, there in (("evaluation.json", stage.evaluations), ("metrics.jsonl", stage.metrics)):
             if not there:
                 found.append(f"{stage.name}: no {what}")

@@ -40,7 +40,7 @@ class Arguments:
 
 KIND = "evaluation"
 ENGINES: tuple[str, ...] = ()
-INPUTS: dict[str, tuple[str, ...]] = {"model_name_or_path": ("base", "chat", "reasoning", "imported")}
+INPUTS: dict[str, tuple[str, ...]] = {"model_name_or_path": ("base", "chat", "reasoning", "aligned", "imported")}
 
 
 def check(recipe: Recipe) -> list[str]:

@@ -30,7 +30,7 @@ KIND = "chat"
 ENGINES: tuple[str, ...] = ("ScriptArguments", "SFTConfig", "ModelConfig", "DatasetMixtureConfig")
 ENGINE_CHOICES = {"optim": ("muon",)}
 INPUTS: dict[str, tuple[str, ...]] = {
-    "model_name_or_path": ("base", "chat", "reasoning", "imported"),
+    "model_name_or_path": ("base", "chat", "reasoning", "aligned", "imported"),
     "dataset_name": (),
     "datasets": (),
 }

@@ -234,6 +234,37 @@ class Rails(TrainerCallback):
         return steps[-self.history.window - 1] if len(steps) > self.history.window else 0
 
 
+class AgreesAtTheStart(TrainerCallback):
+    """Stops where policy and reference differ in the first step, whose figures are those of the untrained policy.
+
+    A reference that was loaded from another checkpoint, or an adapter that was not switched off, makes preference losses
+    meaningless without a word (huggingface/trl#1193, hiyouga/LLaMA-Factory#8974). `beta` turns TRL's implicit rewards back
+    into differences of log-probabilities, in nats a completion.
+    """
+
+    def __init__(self, beta: float) -> None:
+        self._beta = beta
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        rewards = [(logs or {}).get(f"rewards/{name}") for name in ("chosen", "rejected")]
+        if state.global_step != 1 or rewards == [None, None] or not self._beta:
+            return
+        apart = max(abs(reward) for reward in rewards if reward is not None) / self._beta
+        if not apart <= (1.0 if args.bf16 or args.fp16 else 0.01):
+            raise PipelineError(
+                f"Before the first step policy and reference give answers log-probabilities {apart:.3g} nats apart, which "
+                f"should be equal: the reference is another model. Remove the cache of precomputed log-probabilities, and "
+                f"name the checkpoint that training starts from in model_name_or_path."
+            )
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; a last line that a crash cut short is left out."""
     lines = []

@@ -8,13 +8,14 @@ from pipeline.errors import PipelineError
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 
 
-def load_training_data(recipe: Any, *, validation_fraction: float = 0.0) -> tuple[Any, Any]:
+def load_training_data(recipe: Any, *, validation_fraction: float = 0.0, wanted: bool | None = None) -> tuple[Any, Any]:
     """(training rows, evaluation rows or None) that a recipe names, as TRL's keys say.
 
     `dataset_name` takes a file, a folder of train and test files, a hub id, or tasks of reasoning-gym. `datasets` is a
     mixture with `fraction`s as weights. Evaluation rows are the test split where `eval_strategy` asks for one; with
     `test_split_size`, or with `validation_fraction` where there is no test split, they are drawn from the training rows by
-    the recipe's seed (TRL's own split is unseeded: a resumed run would evaluate on what it had trained on).
+    the recipe's seed (TRL's own split is unseeded: a resumed run would evaluate on what it had trained on). `wanted` asks
+    for them in the place of `eval_strategy`.
 
     Raises:
         PipelineError: Nothing is there, a split is missing, or the dataset is empty.
@@ -24,7 +25,8 @@ def load_training_data(recipe: Any, *, validation_fraction: float = 0.0) -> tupl
     script = recipe.config(ScriptArguments)
     mixture = recipe.config(DatasetMixtureConfig)
     seed = recipe.get("seed", 42)
-    wants_evaluation = str(recipe.get("eval_strategy", "no")) not in ("no", "IntervalStrategy.NO")
+    asked = str(recipe.get("eval_strategy", "no")) not in ("no", "IntervalStrategy.NO")
+    wants_evaluation = asked if wanted is None else wanted
     if mixture.datasets:
         splits = _mixture(mixture)
         name = "datasets"
@@ -44,6 +46,8 @@ def load_training_data(recipe: Any, *, validation_fraction: float = 0.0) -> tupl
                 f"{recipe.path}: {name} is read as a stream, which cannot be split. Name a split in dataset_test_split, or "
                 f"leave out dataset_streaming."
             )
+        if len(train) < 2:
+            raise PipelineError(f"{name}: of {len(train)} rows none can be held out. Give more, or a test split.")
         parts = train.train_test_split(test_size=size or validation_fraction, seed=seed)
         train, evaluation = parts["train"], parts["test"]
     elif wants_evaluation:

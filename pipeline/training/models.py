@@ -1,11 +1,17 @@
 """Models and tokenizers into and out of the training stages."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from pipeline.errors import PipelineError
@@ -84,9 +90,11 @@ def source_of(recipe: Any) -> str:
     return str(path)
 
 
-def load_model(recipe: Any, path: str | None = None) -> PreTrainedModel:
+def load_model(recipe: Any, path: str | None = None, *, scores: bool = False) -> PreTrainedModel:
     """The causal language model that the recipe names, or the one in `path`, in float32 unless the recipe says otherwise,
     quantised when it says so.
+
+    With `scores` its head is replaced by one with a single output, drawn from torch's generator: a reward model to be.
 
     Build the trainer's arguments first: DeepSpeed ZeRO-3 shards the weights while they load, and learns of that there.
     """
@@ -103,6 +111,11 @@ def load_model(recipe: Any, path: str | None = None) -> PreTrainedModel:
         options["quantization_config"] = quantization
     options |= dict(recipe.get("model_init_kwargs") or {})
     try:
+        if scores:
+            from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+            with suppress_seqcls_warning():  # the head is new on purpose
+                return AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **options)
         return AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path}: no causal language model can be loaded from here: {error}") from error
@@ -132,9 +145,12 @@ def new_model(model_config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, 
     return model
 
 
-def peft_config(recipe: Any) -> Any:
-    """The LoRA config of a recipe, or None without `use_peft`."""
-    return get_peft_config(model_arguments(recipe))
+def peft_config(recipe: Any, *, scores: bool = False) -> Any:
+    """The LoRA config of a recipe, or None without `use_peft`. With `scores` the new head is trained and saved whole."""
+    arguments = model_arguments(recipe)
+    if scores:
+        arguments.lora_task_type = "SEQ_CLS"
+    return get_peft_config(arguments)
 
 
 def probe_tokens(vocabulary: int, length: int = 48) -> torch.Tensor:
@@ -144,22 +160,47 @@ def probe_tokens(vocabulary: int, length: int = 48) -> torch.Tensor:
 
 
 @torch.no_grad()
-def probe_logits(model: torch.nn.Module, vocabulary: int) -> torch.Tensor:
-    """Logits on the probe tokens, shape (1, length, vocabulary), in float32 on the CPU. All ranks must take part."""
+def probe_logits(model: Any, vocabulary: int) -> torch.Tensor:
+    """Logits on the probe tokens in float32 on the CPU. All ranks must take part.
+
+    Returns:
+        Of a language model shape (1, length, vocabulary); of a reward model the scores of the probe whole and of half of it
+        behind padding, shape (2, 1): they differ too where the place of the last token is lost.
+    """
     was_training = model.training
     model.eval()
     device = next(parameter.device for parameter in model.parameters())
-    logits = model(input_ids=probe_tokens(vocabulary).to(device), use_cache=False).logits
+    tokens = probe_tokens(vocabulary)
+    inputs = {"input_ids": tokens}
+    if is_classifier(model):
+        half = tokens.clone()
+        half[:, tokens.shape[1] // 2 :] = model.config.get_text_config().pad_token_id
+        inputs = {
+            "input_ids": torch.cat((tokens, half)),
+            "attention_mask": torch.ones(2, tokens.shape[1], dtype=torch.long),
+        }
+        inputs["attention_mask"][1, tokens.shape[1] // 2 :] = 0
+    logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}, use_cache=False).logits
     model.train(was_training)
     return logits.float().cpu()
 
 
-def merge_adapter(base: str, adapter: Path, recipe: Any) -> PreTrainedModel:
+def is_classifier(model: Any) -> bool:
+    """Whether a model (or PEFT's wrapper of one) is a sequence classifier, as reward models are."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def merge_adapter(base: str, adapter: Path, recipe: Any, *, scores: bool = False) -> PreTrainedModel:
     """A LoRA adapter folded into its base model. A base trained in 4 or 8 bits is loaded in its own precision for it."""
     from peft import PeftModel
 
+    dtype = recipe.get("dtype", "float32")
     with whole_weights():
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=recipe.get("dtype", "float32"))
+        if scores:
+            model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
@@ -181,15 +222,17 @@ def check_reload(
     Raises:
         PipelineError: The logits differ: the save lost or changed weights (huggingface/peft#2892 and its like).
     """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(directory)
+    scores = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    auto_class = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     with whole_weights():
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+        model = auto_class.from_pretrained(directory, dtype=dtype)
     found = probe_logits(model, vocabulary)
-    difference = (found - expected).abs().max().item()
+    difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
     scale = max(1.0, expected.abs().max().item())
     if not difference <= RELOAD_TOLERANCE.get(tolerance_of, 1e-4) * scale:
         raise PipelineError(
-            f"{directory}: the saved {config.get('model_type')} checkpoint gives other logits than the trained model "
+            f"{directory}: the saved {config.model_type} checkpoint gives other logits than the trained model "
             f"(largest difference {difference:.3g}). The weights were not saved whole; the training state is kept, so "
             f"that the same command tries again."
         )

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.training import distributed
 from pipeline.training.callbacks import MetricsFile, Progress, Rails, StopOnNonFinite, quiet
 from pipeline.training.device import training_defaults
-from pipeline.training.models import check_reload, merge_adapter, probe_logits
+from pipeline.training.models import check_reload, is_classifier, merge_adapter, probe_logits
 from pipeline.training.rails import stopped_by
 from pipeline.training.resume import newest_checkpoint
 
@@ -40,6 +42,7 @@ def quiet_libraries() -> None:
     """Take away progress bars and notices that say nothing about the run; warnings about it stay."""
     from datasets.utils import logging as datasets_logging
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # TRL's own bar over precomputed log-probabilities
     transformers_logging.disable_progress_bar()
     datasets_logging.disable_progress_bar()
     for name in ("bitsandbytes", "deepspeed", "DeepSpeed"):
@@ -69,6 +72,7 @@ def train(
     tokenizer: Any = None,
     facts: Any = None,
     rails: Rails | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Train from the newest whole checkpoint, if any, to the end, and publish the model.
 
@@ -81,6 +85,7 @@ def train(
         tokenizer: What to hand over, where it is not the one that the trainer works with.
         facts: More entries for the manifest.
         rails: What may end the run before its last step.
+        check: Called with the folder of the saved model before it is published; raises where it is not the trained one.
 
     Raises:
         PipelineError: Nothing was trained, the loss is no number, a rail stopped the run, or the saved model is not the
@@ -116,6 +121,7 @@ def train(
         base=base,
         tokenizer=tokenizer or trainer.processing_class,
         metrics=final,
+        check=check,
         steps=trainer.state.global_step,
         tokens=int(totals["tokens"]),
         tokens_per_second=round(totals["tokens"] / totals["seconds"], 1) if totals["seconds"] else None,
@@ -165,6 +171,7 @@ def hand_over(
     base: str | None,
     tokenizer: Any,
     metrics: dict[str, Any],
+    check: Callable[[Path], None] | None = None,
     **facts: Any,
 ) -> None:
     """Save aside, load again in a fresh model, compare logits, publish. All ranks must take part.
@@ -187,8 +194,10 @@ def hand_over(
         compared = torch.bfloat16 if trainer.args.bf16 else torch.float16 if trainer.args.fp16 else in_memory
         if peft:
             assert base is not None
-            merged = merge_adapter(base, aside / "adapter", recipe)
-            merged.generation_config = trainer.model.generation_config
+            classifier = is_classifier(trainer.model)
+            merged = merge_adapter(base, aside / "adapter", recipe, scores=classifier)
+            if not classifier:
+                merged.generation_config = trainer.model.generation_config
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 setattr(merged.config.get_text_config(), name, getattr(trainer.model.config.get_text_config(), name))
             merged.save_pretrained(aside)
@@ -201,6 +210,8 @@ def hand_over(
         gc.collect()
         assert expected is not None
         check_reload(aside, expected, in_memory, vocabulary, tolerance_of=compared)
+        if check is not None:
+            check(aside)
         directory.publish(metrics, **facts)
     accelerator.wait_for_everyone()
     directory.complete = True

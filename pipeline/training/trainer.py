@@ -14,7 +14,23 @@ from pipeline.training.optimizer import muon
 DENSE_HEAD_BYTES = 2**30
 
 
-class StageTrainer(SFTTrainer):
+class CountsInState:
+    """TRL's token count, kept in the trainer's state as GRPOTrainer keeps its own, so that a resumed run goes on with it.
+
+    Stands before a TRL trainer among the bases."""
+
+    state: Any
+
+    @property
+    def _total_train_tokens(self) -> int:
+        return self.state.num_input_tokens_seen
+
+    @_total_train_tokens.setter
+    def _total_train_tokens(self, tokens: int) -> None:
+        self.state.num_input_tokens_seen = int(tokens)
+
+
+class StageTrainer(CountsInState, SFTTrainer):
     """SFTTrainer with `optim: muon`, and with the plain LM head where its logits are small enough to be built.
 
     The loss is the same to the last digits that float32 sums allow (see tests/test_loss.py): summed over the tokens of all
@@ -74,12 +90,3 @@ class StageTrainer(SFTTrainer):
             local = self.accelerator.reduce(local, reduction="sum")
         self._total_train_tokens += local.item()
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-
-    @property
-    def _total_train_tokens(self) -> int:
-        """TRL's count, kept in the trainer's state as GRPOTrainer keeps its own, so that a resumed run goes on with it."""
-        return self.state.num_input_tokens_seen
-
-    @_total_train_tokens.setter
-    def _total_train_tokens(self, tokens: int) -> None:
-        self.state.num_input_tokens_seen = int(tokens)

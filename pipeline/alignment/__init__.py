@@ -1,0 +1,1 @@
+"""What reward models, preferences and policies trained on either share: their keys, their judges, their measurements."""
