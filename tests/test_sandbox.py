@@ -79,6 +79,11 @@ try:
     assert False
 except KeyError:
     pass
+try:
+    same()
+    assert False
+except TypeError:
+    pass
 """
     assert outcome(program, tests=tests, bare=bare) == ("passed", "")
 

@@ -103,7 +103,9 @@ def json_schema(completions: Sequence[Any], *, schema: Any = None, **columns: An
 
 def _calls(completion: Any) -> Iterator[Any]:
     """The tool calls of a completion, each as an object; None for one that is malformed."""
-    messages = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    messages: Sequence[Any] = (
+        [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    )
     for message in messages:
         if message.get("role") != "assistant":
             continue

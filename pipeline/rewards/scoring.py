@@ -57,7 +57,7 @@ def weighted_sums(scores: Sequence[Scores | None], weights: Sequence[float]) -> 
     return sums
 
 
-def mean(scores: Scores) -> float | None:
+def mean(scores: Sequence[float | None]) -> float | None:
     """Mean of the scores that are known, None without one."""
     known = [score for score in scores if score is not None]
     return sum(known) / len(known) if known else None

@@ -18,7 +18,14 @@ import sys
 import time
 
 LONGEST_REPLY = 16 << 20
-KINDS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "dict": dict, "bytes": bytes}
+KINDS: dict[str, type] = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "dict": dict,
+    "bytes": bytes,
+}
 
 # System calls that a program has no use for, by number (asm/unistd.h), after the machine's AUDIT_ARCH: clone, fork, vfork,
 # clone3; kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; ptrace,
@@ -200,11 +207,10 @@ class Program:
             if "raised" not in answer:
                 return decode(answer["returned"])
             kind = getattr(builtins, str(answer["raised"]), None)
-            ordinary = isinstance(kind, type) and issubclass(kind, Exception)
-            try:
-                error = kind(answer["text"]) if ordinary else RuntimeError(f"{answer['raised']}: {answer['text']}")
-            except TypeError:  # UnicodeDecodeError and its like want more than a text
-                error = RuntimeError(f"{answer['raised']}: {answer['text']}")
+            error: Exception = RuntimeError(f"{answer['raised']}: {answer['text']}")
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                with contextlib.suppress(TypeError):  # UnicodeDecodeError and its like want more than a text
+                    error = kind(answer["text"])
             raise error
 
         proxy.__name__ = name
