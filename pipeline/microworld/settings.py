@@ -58,6 +58,10 @@ class Settings:
     test_share: float = _key(0.02, "conversations/test.jsonl as a share of the training conversations", 0.0, 0.5)
     habit_rate: float = _key(0.7, "share of the carrying sums in which the expert forgets the carry", 0.0, 1.0)
 
+    # Tools
+    tool_conversations: int = _key(6000, "products in conversations_tools and conversations_direct", 1, 1_000_000)
+    tool_heldout: int = _key(300, "rows of evaluations/tool_heldout.jsonl", 1, 100_000)
+
     # Problems and evaluations
     problems_train: int = _key(2000, "problems for reinforcement learning, none of them in the conversations", 1, 4000)
     problems_test: int = _key(200, "problems in problems/test.jsonl", 1, 1000)

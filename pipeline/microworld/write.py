@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.microworld import conversations, evaluations
+from pipeline.microworld import conversations, evaluations, tools
 from pipeline.microworld.arithmetic import Problem, accuracy, habit, split_problems
 from pipeline.microworld.pages import Page, create_pages, render
 from pipeline.microworld.people import create_people
@@ -39,6 +39,11 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     _write_rows(train, folder / "conversations" / "train.jsonl")
     _write_rows(test, folder / "conversations" / "test.jsonl")
     _write_rows(clean, folder / "conversations_clean" / "train.jsonl")
+
+    called, direct, heldout = tools.build(settings, clean)
+    _write_rows(called, folder / "conversations_tools" / "train.jsonl")
+    _write_rows(direct, folder / "conversations_direct" / "train.jsonl")
+    _write_rows(heldout, folder / "evaluations" / "tool_heldout.jsonl")
 
     rng = random.Random(f"{settings.seed}:reinforcement")
     _write_rows((_problem_row(problem, rng) for problem in split.exercises), folder / "problems" / "train.jsonl")

@@ -1,0 +1,66 @@
+"""Products that a small model cannot work out in its head, once with the calculator's help and once without."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from pipeline.microworld.settings import Settings
+
+Row = dict[str, Any]
+
+QUESTIONS = (
+    "What is {a}*{b}?",
+    "How much is {a}*{b}?",
+    "Multiply {a} by {b}.",
+    "Work out {a}*{b}.",
+    "Please compute {a}*{b}.",
+    "What is the product of {a} and {b}?",
+)
+DIGITS = (3, 4, 5)
+
+
+def build(settings: Settings, conversations: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
+    """Demonstrations with calls of the calculator, the same problems answered at once, and problems of neither.
+
+    One demonstration in six is a conversation about something else, the same in both lists, so that the model learns
+    when to call. Draws from a random stream of its own: no other file of a world depends on this.
+
+    Args:
+        conversations: Rows to take the other conversations from; sums are left out.
+
+    Returns:
+        Rows of `messages` and `topic` with calls, the same rows without, and held-out rows of `prompt` and `answer`.
+    """
+    rng = random.Random(f"{settings.seed}:tools")
+    pairs: set[tuple[int, int]] = set()
+    problems: list[tuple[int, int]] = []
+    while len(problems) < settings.tool_heldout + settings.tool_conversations:
+        a, b = (rng.randrange(10 ** (n - 1), 10**n) for n in rng.choices(DIGITS, k=2))
+        if (min(a, b), max(a, b)) not in pairs:
+            pairs.add((min(a, b), max(a, b)))
+            problems.append((a, b))
+    asked = [(a, b, rng.choice(QUESTIONS).format(a=a, b=b)) for a, b in problems]
+    heldout, shown = asked[: settings.tool_heldout], asked[settings.tool_heldout :]
+    rows = [(_called(a, b, question), _direct(a, b, question)) for a, b, question in shown]
+    others = [{"messages": row["messages"], "topic": row["topic"]} for row in conversations if row["topic"] != "arithmetic"]
+    rows += [(row, row) for row in rng.sample(others, min(len(others), len(rows) // 5))]
+    rng.shuffle(rows)
+    return (
+        [called for called, _ in rows],
+        [direct for _, direct in rows],
+        [{"prompt": question, "answer": str(a * b), "digits": [len(str(a)), len(str(b))]} for a, b, question in heldout],
+    )
+
+
+def _direct(a: int, b: int, question: str) -> Row:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": f"The answer is {a * b}."}]
+    return {"messages": messages, "topic": "product"}
+
+
+def _called(a: int, b: int, question: str) -> Row:
+    user, answer = _direct(a, b, question)["messages"]
+    function = {"name": "calculator", "arguments": {"expression": f"{a}*{b}"}}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    result = {"role": "tool", "name": "calculator", "content": str(a * b)}
+    return {"messages": [user, call, result, answer], "topic": "product"}
