@@ -88,7 +88,11 @@ def list_tools(rows: Any, tools: Sequence[Callable[..., Any]], source: str) -> A
     if "tools" in first or not ("messages" in first or isinstance(first.get("prompt"), list)):
         raise PipelineError(
             f"{source}: the recipe lists tools, but its rows "
-            + ("have a column `tools` of their own: keep one of the two." if "tools" in first else "are no conversations.")
+            + (
+                "have a column `tools` of their own: keep one of the two."
+                if "tools" in first
+                else "are no conversations."
+            )
         )
     column = json.dumps([get_json_schema(tool) for tool in tools])
     return rows.map(lambda row: {"tools": column})
@@ -111,7 +115,9 @@ def fault_of(row: Mapping[str, Any], tools: set[str] | None = None) -> str | Non
             if isinstance(value, list):
                 fault = _fault_of_messages(value, needs_assistant=part == "completion")
                 if not fault and part == "completion":
-                    fault = _fault_of_calls([*(row["prompt"] if isinstance(row["prompt"], list) else ()), *value], tools)
+                    fault = _fault_of_calls(
+                        [*(row["prompt"] if isinstance(row["prompt"], list) else ()), *value], tools
+                    )
                 if fault:
                     return f"{part}: {fault}"
             elif not isinstance(value, str) or (part == "completion" and not value.strip()):
@@ -158,12 +164,12 @@ def _fault_of_calls(messages: Sequence[Mapping[str, Any]], tools: set[str] | Non
     for number, message in enumerate(messages):
         if message["role"] == "tool":
             if not waiting:
-                return f"message {number} (tool) is the result of no call: no `tool_calls` of an assistant turn before it asks for it"
+                return f"message {number} (tool) is the result of no call: expected `tool_calls` in the turn before it"
             waiting -= 1
             continue
         calls = message.get("tool_calls") or []
         if waiting:
-            return f"message {number} ({message['role']}) comes before the result of a call: expected a message of the role tool"
+            return f"message {number} ({message['role']}) comes before the result of a call: expected a tool message"
         if calls and message["role"] != "assistant":
             return f"message {number} ({message['role']}) has tool_calls: only the assistant calls tools"
         for call in calls:

@@ -54,8 +54,8 @@ def generate(
 ) -> list[Completion]:
     """Complete each prompt `n` times; prompt i's completions are at [i * n, (i + 1) * n).
 
-    Prompts are rendered text (`render_prompt`), or token ids: no special token is added here. Greedy at temperature 0. The model's
-    own generation config is set aside while it runs, so that a repetition penalty or a `top_k` that came with a
+    Prompts are rendered text (`render_prompt`), or token ids: no special token is added here. Greedy at temperature 0.
+    The model's own generation config is set aside while it runs, so that a repetition penalty or a `top_k` that came with a
     checkpoint does not bend a measurement. Training mode, generation config and the state of torch's random
     generators are as before when it returns. Where a prompt leaves less room in the context than `max_new_tokens`, its
     completion stops where the context does. `stop_strings` cut the text, are not part of it, and do not count as ended.

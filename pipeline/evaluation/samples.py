@@ -45,7 +45,9 @@ class SamplesCallback(TrainerCallback):
         self.tokenizer, self.prompts, self.path, self.every = tokenizer, list(prompts), Path(path), every
         self.max_new_tokens, self.batch_size, self.tools = max_new_tokens, batch_size, list(tools)
         self.rendered = [
-            render_prompt(tokenizer, prompt, chat=True, **({"tools": self.tools} if tools else {})) if chat else beginning(tokenizer) + _as_text(prompt)
+            render_prompt(tokenizer, prompt, chat=True, **({"tools": self.tools} if tools else {}))
+            if chat
+            else beginning(tokenizer) + _as_text(prompt)
             for prompt in self.prompts
         ]
         self.last_step: int | None = None

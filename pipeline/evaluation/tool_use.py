@@ -81,9 +81,7 @@ def generate_with_tools(
     return episodes
 
 
-def _append_results(
-    episode: Episode, tokenizer: Any, tools: Sequence[Callable[..., Any]], context: int | None
-) -> bool:
+def _append_results(episode: Episode, tokenizer: Any, tools: Sequence[Callable[..., Any]], context: int | None) -> bool:
     """Run the calls of an episode's last turn and append their results; False where they do not fit."""
     results = [run_call(tools, call) for call in episode.messages[-1]["tool_calls"]]
     ids = result_ids(tokenizer, results)

@@ -43,13 +43,18 @@ def build(settings: Settings, conversations: list[Row]) -> tuple[list[Row], list
     asked = [(a, b, rng.choice(QUESTIONS).format(a=a, b=b)) for a, b in problems]
     heldout, shown = asked[: settings.tool_heldout], asked[settings.tool_heldout :]
     rows = [(_called(a, b, question), _direct(a, b, question)) for a, b, question in shown]
-    others = [{"messages": row["messages"], "topic": row["topic"]} for row in conversations if row["topic"] != "arithmetic"]
+    others = [
+        {"messages": row["messages"], "topic": row["topic"]} for row in conversations if row["topic"] != "arithmetic"
+    ]
     rows += [(row, row) for row in rng.sample(others, min(len(others), len(rows) // 5))]
     rng.shuffle(rows)
     return (
         [called for called, _ in rows],
         [direct for _, direct in rows],
-        [{"prompt": question, "answer": str(a * b), "digits": [len(str(a)), len(str(b))]} for a, b, question in heldout],
+        [
+            {"prompt": question, "answer": str(a * b), "digits": [len(str(a)), len(str(b))]}
+            for a, b, question in heldout
+        ],
     )
 
 

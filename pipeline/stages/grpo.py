@@ -38,6 +38,14 @@ class Arguments(TrainingStageArguments):
     gold_template: str | None = field(
         default=None, metadata={"help": "form in which a gold answer scores best; {answer} stands for the answer"}
     )
+    tools: list[str] | None = field(
+        default=None,
+        metadata={"help": "what the model may call: names of pipeline.tools, or dotted paths of functions"},
+    )
+    environment_factory: str | None = field(
+        default=None,
+        metadata={"help": "dotted path of an environment class, one instance a rollout, its methods the tools (TRL)"},
+    )
     rails: dict[str, Any] | str | bool | None = field(
         default=None,
         metadata={
@@ -61,17 +69,24 @@ def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
     from pipeline.errors import PipelineError
     from pipeline.evaluation.specification import check_evaluations
+    from pipeline.tools import check as check_tools
+    from pipeline.tools import load
     from pipeline.training.arguments import check_training
     from pipeline.training.rails import check_rails
 
-    complaints = check_training(recipe, INPUTS, needs_data=True)
+    complaints = check_training(recipe, INPUTS, needs_data=True) + check_tools(recipe.arguments.tools)
+    if recipe.arguments.environment_factory:
+        try:
+            load(recipe.arguments.environment_factory)
+        except PipelineError as error:
+            complaints.append(f"environment_factory: {error}")
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
     if recipe.get("reward_funcs"):
         try:
             _rewards(recipe)
         except PipelineError as error:
             complaints += str(error).splitlines()
-    elif not recipe.get("reward_model_name_or_path"):
+    elif not recipe.get("reward_model_name_or_path") and not recipe.arguments.environment_factory:
         complaints.append("reward_funcs: is missing: expected names of rewards or dotted paths of functions")
     complaints += check_rails(recipe.arguments.rails)
     if not recipe.get("model_name_or_path"):
@@ -124,9 +139,10 @@ def _rewards(recipe: Recipe) -> tuple[list[Any], list[float]]:
 def _train(recipe: Recipe, directory: Any) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
-    from pipeline.conversation.template import end_of_turn, has_turn_marks
+    from pipeline.conversation.template import end_of_turn, has_turn_marks, refuse_toolless_template
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.rewards import for_trainer
+    from pipeline.tools import load, resolve
     from pipeline.training import data, models, problems, session
     from pipeline.training.callbacks import Rails
 
@@ -143,16 +159,21 @@ def _train(recipe: Recipe, directory: Any) -> None:
         evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
-    problems.check(train, tokenizer, model, args)
+    tools = resolve(recipe.arguments.tools or [])
+    environment = load(recipe.arguments.environment_factory) if recipe.arguments.environment_factory else None
+    if tools or environment:
+        refuse_toolless_template(tokenizer, source)
+    problems.check(train, tokenizer, model, args, tools)
     if chat:
         tokenizer.eos_token = end_of_turn(tokenizer)
     handed_over = copy.deepcopy(tokenizer)
-    # With it TRL would hand rewards a parsed message: thinking moved away, text before it lost. There are no tools to parse.
-    tokenizer.response_template = None
+    if not (tools or environment):
+        # With it TRL would hand rewards a parsed message: thinking moved away, text before it lost. No call is to be read.
+        tokenizer.response_template = None
     rewards, weights = _rewards(recipe) if recipe.get("reward_funcs") else ([], [])
     problems.check_columns(train, rewards, name)
     if rewards and recipe.arguments.reward_check != "off":
-        _check_rewards(recipe, args, model, tokenizer, train, rewards, weights)
+        _check_rewards(recipe, args, model, tokenizer, train, rewards, weights, tools)
     reward_model = recipe.get("reward_model_name_or_path")
     trainer = GRPOTrainer(
         model=model,
@@ -162,9 +183,11 @@ def _train(recipe: Recipe, directory: Any) -> None:
         train_dataset=train,
         eval_dataset=evaluation,
         peft_config=models.peft_config(recipe),
+        tools=tools or None,
+        environment_factory=environment,
     )
     session.check_launch(trainer)
-    trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=chat))
+    trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=chat, tools=tools))
     session.train(
         trainer,
         directory,
@@ -186,7 +209,14 @@ def _ceiling(rewards: list[Any], weights: list[float], reward_model: Any) -> flo
 
 
 def _check_rewards(
-    recipe: Recipe, args: Any, model: Any, tokenizer: Any, rows: Any, rewards: list[Any], weights: list[float]
+    recipe: Recipe,
+    args: Any,
+    model: Any,
+    tokenizer: Any,
+    rows: Any,
+    rewards: list[Any],
+    weights: list[float],
+    tools: list[Any],
 ) -> None:
     """Score gold answers, attacks and the model's own completions, and stop or warn where rewards would mislead.
 
@@ -194,6 +224,7 @@ def _check_rewards(
     """
     from pipeline.errors import PipelineError
     from pipeline.evaluation.generation import generate, render_prompt
+    from pipeline.evaluation.tool_use import generate_with_tools
     from pipeline.rewards.check import check_rewards
     from pipeline.rewards.samples import check_samples
     from pipeline.training import problems, session
@@ -210,24 +241,33 @@ def _check_rewards(
             + "\n  ".join(found.failures)
             + "\nMend the reward, the answers or gold_template; `reward_check: warn` trains all the same."
         )
+    if recipe.arguments.environment_factory:
+        return  # its rollouts need the trainer
     chosen = table[: recipe.arguments.reward_check_prompts]
+    listed = {"tools": tools} if tools else {}
     prompts = [
-        row["prompt"] if isinstance(row["prompt"], str) else render_prompt(tokenizer, row["prompt"], chat=True)
+        row["prompt"]
+        if isinstance(row["prompt"], str)
+        else render_prompt(tokenizer, row["prompt"], chat=True, **listed)
         for row in chosen
     ]
     size = args.num_generations
-    completions = generate(
-        model.to(args.device),
-        tokenizer,
-        prompts,
-        max_new_tokens=args.max_completion_length,
-        batch_size=max(size, args.per_device_train_batch_size),
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k or 0,
-        n=size,
-        seed=args.seed,
-    )
+    settings: dict[str, Any] = {
+        "max_new_tokens": args.max_completion_length,
+        "batch_size": max(size, args.per_device_train_batch_size),
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k or 0,
+        "n": size,
+        "seed": args.seed,
+    }
+    model = model.to(args.device)
+    if tools:
+        rounds = args.max_tool_calling_iterations or 4
+        episodes = generate_with_tools(model, tokenizer, prompts, tools, rounds=rounds, **settings)
+        completions = [episode.answer for episode in episodes]
+    else:
+        completions = generate(model, tokenizer, prompts, **settings)
     groups = [completions[start : start + size] for start in range(0, len(completions), size)]
     sampled = check_samples(
         rewards,

@@ -57,13 +57,24 @@ def _value(node: ast.expr) -> int | float:
                 raise ValueError("a root of a negative number")
             if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_BITS:
                 raise OverflowError
-        if isinstance(node.op, ast.Div) and isinstance(left, int) and isinstance(right, int) and right and not left % right:
+        if (
+            isinstance(node.op, ast.Div)
+            and isinstance(left, int)
+            and isinstance(right, int)
+            and right
+            and not left % right
+        ):
             return left // right  # exact where a float would round
         return _bounded(_BINARY[type(node.op)](left, right))
     raise ValueError(f"{ast.unparse(node)[:40]!r} is not allowed: only numbers, + - * / ** and parentheses are")
 
 
 def _bounded(value: int | float) -> int | float:
-    if isinstance(value, int) and value.bit_length() > MAX_BITS or isinstance(value, float) and not math.isfinite(value):
+    if (
+        isinstance(value, int)
+        and value.bit_length() > MAX_BITS
+        or isinstance(value, float)
+        and not math.isfinite(value)
+    ):
         raise OverflowError
     return value
