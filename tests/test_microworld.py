@@ -31,6 +31,7 @@ SMALL = {
     "introductions": 60,
     "other_conversations": 100,
     "tool_conversations": 100,
+    "tool_problems": 30,
     "tool_heldout": 40,
     "problems_train": 300,
     "problems_test": 50,
@@ -309,18 +310,20 @@ def test_products_with_and_without_calls_are_the_same_and_the_heldout_ones_are_o
             a, b = map(int, expression.split("*"))
             assert one["messages"][2]["content"] == str(a * b) and f"{a * b}." in one["messages"][3]["content"]
     heldout = products_in(world / "evaluations" / "tool_heldout.jsonl")
-    assert len(set(heldout)) == 40
-    assert not set(heldout) & set(products_in(world / "conversations_direct" / "train.jsonl"))
+    exercises = products_in(world / "problems_tools" / "train.jsonl")
+    assert (len(set(heldout)), len(set(exercises))) == (40, 30)
+    shown = set(products_in(world / "conversations_direct" / "train.jsonl"))
+    assert not set(heldout) & shown and not set(heldout) & set(exercises) and not shown & set(exercises)
     assert [row["answer"] for row in rows(world / "evaluations" / "tool_heldout.jsonl")] == [
         str(a * b) for a, b in heldout
     ]
 
 
 def test_products_leave_every_other_file_of_a_seed_as_it_was(world, tmp_path):
-    write(Settings(**SMALL | {"tool_conversations": 7, "tool_heldout": 3}), tmp_path / "other")
+    write(Settings(**SMALL | {"tool_conversations": 7, "tool_problems": 2, "tool_heldout": 3}), tmp_path / "other")
     for path in (path for path in world.rglob("*") if path.is_file()):
         name = path.relative_to(world)
-        own = name.parts[0] in ("conversations_tools", "conversations_direct") or name.stem == "tool_heldout"
+        own = name.parts[0].endswith(("_tools", "_direct")) or name.stem == "tool_heldout"
         assert (path.read_bytes() == (tmp_path / "other" / name).read_bytes()) != own, name
 
 

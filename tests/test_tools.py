@@ -123,6 +123,20 @@ def test_a_failed_call_is_a_message_to_the_model(monkeypatch):
     assert answer(call_of("chatty", times="3000")) == "x" * tools.MAX_RESULT + "… (3000 characters)"
 
 
+@pytest.mark.slow
+def test_the_python_tool_runs_programs_in_the_sandbox():
+    pytest.importorskip("pipeline.sandbox")
+    found = tools.resolve(["python"])
+
+    def answer(code):
+        return tools.run_call(found, call_of("python", code=code))["content"]
+
+    assert answer("print(2**10)") == "1024"
+    assert answer("x = 1") == "(no output)"
+    assert "ZeroDivisionError" in answer("1/0") and answer("1/0").startswith("{'error'")
+    assert "timeout" in answer("while True: pass")
+
+
 def test_wrong_tools_are_all_named_with_the_nearest():
     complaints = "\n".join(tools.check(["calculater", "no_such.module", "test_tools.undescribed", "python", "python"]))
     assert "no tool 'calculater' (nearest: calculator); there are calculator, python" in complaints
@@ -180,7 +194,7 @@ def inject(monkeypatch, script, tokenizer):
 
     def generate_batch(model, tokenizer_, rows, config, stop_strings, streamer):
         seen.append(rows)
-        return spoken_by(script, tokenizer)(rows)
+        return [ids[: config.max_new_tokens] for ids in spoken_by(script, tokenizer)(rows)]
 
     monkeypatch.setattr("pipeline.evaluation.generation._generate_batch", generate_batch)
     return seen
@@ -317,11 +331,17 @@ def test_episodes_of_a_batch_go_on_together_each_to_its_own_end(brief, tiny_mode
 def test_a_result_that_does_not_fit_into_the_context_ends_the_episode_without_an_answer(
     brief, tiny_model_dir, monkeypatch
 ):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, max_position_embeddings=2048)
     inject(monkeypatch, lambda text: CALLED + "<|im_end|>", brief)
-    (episode,) = ask(model, brief, ["What?"], rounds=50)
-    assert len(episode.prompt_ids) + len(episode.token_ids) < 256
-    assert episode.messages[-1].get("tool_calls") and episode.answer.text == "" and not episode.answer.ended
+    (first,) = ask(model, brief, ["What?"], rounds=1)
+    written, result = (first.mask[: first.mask.index(0)], first.mask.count(0))
+    model.config.max_position_embeddings = len(first.prompt_ids) + len(written) + result
+    (episode,) = ask(model, brief, ["What?"])
+    assert episode.mask == written and len(episode.messages) == 1
+    assert episode.messages[0]["tool_calls"] and episode.answer.text == "" and not episode.answer.ended
+    model.config.max_position_embeddings += 1  # room for one token after it
+    (episode,) = ask(model, brief, ["What?"])
+    assert episode.mask == [*written, *[0] * result, 1] and episode.messages[1]["content"] == "360"
 
 
 def test_an_evaluation_names_what_is_wrong_with_its_tools(tmp_path):
@@ -342,7 +362,10 @@ def test_an_evaluation_names_what_is_wrong_with_its_tools(tmp_path):
         ([QUESTION, CONVERSATION[2], CONVERSATION[3]], r"message 1 \(tool\) is the result of no call"),
         ([*CONVERSATION[:3], CONVERSATION[2], CONVERSATION[3]], r"message 3 \(tool\) is the result of no call"),
         ([*CONVERSATION[:2], CONVERSATION[3]], r"message 2 \(assistant\) comes before the result of a call"),
-        ([{**QUESTION, "tool_calls": [call_of()]}, CONVERSATION[3]], "only the assistant calls tools"),
+        (
+            [{**QUESTION, "tool_calls": [call_of()]}, CONVERSATION[3]],
+            r"message 0 \(user\) has tool_calls: only the assistant calls tools",
+        ),
         (
             [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call_of("calculater")]}],
             r"message 1 calls 'calculater', which the prompt does not list \(nearest: calculator\); it lists calculator",

@@ -56,8 +56,8 @@ def normalise(
         )
     if "input_ids" in columns or not hasattr(rows, "__len__"):
         return rows, 0
-    listed = {tool.__name__ for tool in tools}
-    bad = {number: fault for number, row in enumerate(rows) if (fault := fault_of(row, listed))}
+    names = {tool.__name__ for tool in tools}
+    bad = {number: fault for number, row in enumerate(rows) if (fault := fault_of(row, names))}
     if not bad:
         return rows, 0
     if invalid_rows == "drop" and len(bad) < len(rows):

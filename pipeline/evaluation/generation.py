@@ -141,9 +141,10 @@ def is_sharded(model: Any) -> bool:
 def _tokenize(tokenizer: Any, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
     if not prompts:
         return []
-    if not isinstance(prompts[0], str):
-        return [list(prompt) for prompt in prompts]
-    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not texts:
+        return [list(prompt) for prompt in prompts if not isinstance(prompt, str)]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [list(row) or [start] for row in rows]  # an empty prompt means: write a document from its start
 

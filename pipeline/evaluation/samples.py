@@ -44,10 +44,9 @@ class SamplesCallback(TrainerCallback):
     ) -> None:
         self.tokenizer, self.prompts, self.path, self.every = tokenizer, list(prompts), Path(path), every
         self.max_new_tokens, self.batch_size, self.tools = max_new_tokens, batch_size, list(tools)
+        listed: dict[str, Any] = {"tools": self.tools} if tools else {}
         self.rendered = [
-            render_prompt(tokenizer, prompt, chat=True, **({"tools": self.tools} if tools else {}))
-            if chat
-            else beginning(tokenizer) + _as_text(prompt)
+            render_prompt(tokenizer, prompt, chat=True, **listed) if chat else beginning(tokenizer) + _as_text(prompt)
             for prompt in self.prompts
         ]
         self.last_step: int | None = None

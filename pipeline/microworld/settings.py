@@ -60,6 +60,7 @@ class Settings:
 
     # Tools
     tool_conversations: int = _key(6000, "products in conversations_tools and conversations_direct", 1, 1_000_000)
+    tool_problems: int = _key(1000, "products in problems_tools, for reinforcement learning", 1, 1_000_000)
     tool_heldout: int = _key(300, "rows of evaluations/tool_heldout.jsonl", 1, 100_000)
 
     # Problems and evaluations

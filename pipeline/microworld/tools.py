@@ -20,42 +20,39 @@ QUESTIONS = (
 DIGITS = (3, 4, 5)
 
 
-def build(settings: Settings, conversations: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
-    """Demonstrations with calls of the calculator, the same problems answered at once, and problems of neither.
+def build(settings: Settings, conversations: list[Row]) -> dict[str, list[Row]]:
+    """Rows by the name of their file; a product is in one of the three parts only.
 
-    One demonstration in six is a conversation about something else, the same in both lists, so that the model learns
-    when to call. Draws from a random stream of its own: no other file of a world depends on this.
+    `conversations_tools/train`, `conversations_direct/train`: the same products worked with calls of the calculator, and
+    answered at once. One row in six is a conversation about something else, the same in both, so that the model learns
+    when to call. `problems_tools/train`: exercises. `evaluations/tool_heldout`: to measure with. Draws from a random
+    stream of its own: no other file of a world depends on this.
 
     Args:
         conversations: Rows to take the other conversations from; sums are left out.
-
-    Returns:
-        Rows of `messages` and `topic` with calls, the same rows without, and held-out rows of `prompt` and `answer`.
     """
     rng = random.Random(f"{settings.seed}:tools")
     pairs: set[tuple[int, int]] = set()
-    problems: list[tuple[int, int]] = []
-    while len(problems) < settings.tool_heldout + settings.tool_conversations:
+    asked: list[tuple[int, int, str]] = []
+    exercises = settings.tool_heldout + settings.tool_problems
+    while len(asked) < exercises + settings.tool_conversations:
         a, b = (rng.randrange(10 ** (n - 1), 10**n) for n in rng.choices(DIGITS, k=2))
         if (min(a, b), max(a, b)) not in pairs:
             pairs.add((min(a, b), max(a, b)))
-            problems.append((a, b))
-    asked = [(a, b, rng.choice(QUESTIONS).format(a=a, b=b)) for a, b in problems]
-    heldout, shown = asked[: settings.tool_heldout], asked[settings.tool_heldout :]
-    rows = [(_called(a, b, question), _direct(a, b, question)) for a, b, question in shown]
+            asked.append((a, b, rng.choice(QUESTIONS).format(a=a, b=b)))
+    problems = [{"prompt": question, "answer": str(a * b)} for a, b, question in asked[:exercises]]
+    rows = [(_called(a, b, question), _direct(a, b, question)) for a, b, question in asked[exercises:]]
     others = [
         {"messages": row["messages"], "topic": row["topic"]} for row in conversations if row["topic"] != "arithmetic"
     ]
     rows += [(row, row) for row in rng.sample(others, min(len(others), len(rows) // 5))]
     rng.shuffle(rows)
-    return (
-        [called for called, _ in rows],
-        [direct for _, direct in rows],
-        [
-            {"prompt": question, "answer": str(a * b), "digits": [len(str(a)), len(str(b))]}
-            for a, b, question in heldout
-        ],
-    )
+    return {
+        "conversations_tools/train": [called for called, _ in rows],
+        "conversations_direct/train": [direct for _, direct in rows],
+        "problems_tools/train": problems[settings.tool_heldout :],
+        "evaluations/tool_heldout": problems[: settings.tool_heldout],
+    }
 
 
 def _direct(a: int, b: int, question: str) -> Row:

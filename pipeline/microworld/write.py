@@ -40,10 +40,8 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     _write_rows(test, folder / "conversations" / "test.jsonl")
     _write_rows(clean, folder / "conversations_clean" / "train.jsonl")
 
-    called, direct, heldout = tools.build(settings, clean)
-    _write_rows(called, folder / "conversations_tools" / "train.jsonl")
-    _write_rows(direct, folder / "conversations_direct" / "train.jsonl")
-    _write_rows(heldout, folder / "evaluations" / "tool_heldout.jsonl")
+    for name, rows in tools.build(settings, clean).items():
+        _write_rows(rows, folder / f"{name}.jsonl")
 
     rng = random.Random(f"{settings.seed}:reinforcement")
     _write_rows((_problem_row(problem, rng) for problem in split.exercises), folder / "problems" / "train.jsonl")

@@ -8,12 +8,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.tools.calculator import calculator
-from pipeline.tools.python import python
 
 Tool = Callable[..., Any]
 
@@ -22,12 +21,10 @@ SECONDS = 10.0
 MAX_RESULT = 2000
 """Characters of a result that a model is shown: more would fill its context."""
 
-_TOOLS: dict[str, Tool] = {"calculator": calculator, "python": python}
-
 
 def names() -> list[str]:
-    """Tools with a name of their own; any other is named by the dotted path of its function."""
-    return sorted(_TOOLS)
+    """Tools of this package: a file of the tool's name with the function of that name. Others have dotted paths."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "registry")
 
 
 def resolve(tools: Sequence[str]) -> list[Tool]:
@@ -97,11 +94,11 @@ def run_call(tools: Sequence[Tool], call: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _find(name: str) -> Tool:
-    if name not in _TOOLS:
-        nearest = difflib.get_close_matches(name, _TOOLS, n=1)
+    if name not in names():
+        nearest = difflib.get_close_matches(name, names(), n=1)
         hint = f" (nearest: {nearest[0]})" if nearest else ""
         raise PipelineError(f"tools: no tool {name!r}{hint}; there are {', '.join(names())}, or a dotted path")
-    return _TOOLS[name]
+    return load(f"pipeline.tools.{name}.{name}")
 
 
 def _described(tool: Any, name: str) -> Tool:
