@@ -33,6 +33,9 @@ SMALL = {
     "arithmetic_conversations": 600,
     "introductions": 60,
     "other_conversations": 100,
+    "tool_conversations": 100,
+    "tool_problems": 30,
+    "tool_heldout": 40,
     "problems_train": 300,
     "problems_test": 50,
     "arithmetic_heldout": 100,
@@ -333,6 +336,41 @@ def test_files_of_the_crawl_are_cut_to_size_and_compressed_record_by_record(worl
     total = len(truth(world)["pages"])
     assert [path.name for path in files] == [f"pages-{i:05d}.warc.gz" for i in range(-(-total // 30))]
     assert gzip.decompress(files[0].read_bytes()).count(b"WARC/1.1\r\n") == 30
+
+
+def products_in(path: Path) -> list[tuple[int, int]]:
+    found = re.findall(r"(?<!\d)(\d{3,5})(?:\*| by | and )(\d{3,5})(?!\d)", path.read_text(encoding="utf-8"))
+    return [(min(int(a), int(b)), max(int(a), int(b))) for a, b in found]
+
+
+def test_products_with_and_without_calls_are_the_same_and_the_heldout_ones_are_others(world):
+    called, direct = (rows(world / f"conversations_{name}" / "train.jsonl") for name in ("tools", "direct"))
+    assert [row["topic"] for row in called].count("product") == 100 and len(called) == 120
+    for one, other in zip(called, direct, strict=True):
+        assert one["messages"][0] == other["messages"][0] and one["messages"][-1] == other["messages"][-1]
+        assert one["topic"] == other["topic"] and len(one["messages"]) == len(other["messages"]) + 2 * (
+            one["topic"] == "product"
+        )
+        if one["topic"] == "product":
+            expression = one["messages"][1]["tool_calls"][0]["function"]["arguments"]["expression"]
+            a, b = map(int, expression.split("*"))
+            assert one["messages"][2]["content"] == str(a * b) and f"{a * b}." in one["messages"][3]["content"]
+    heldout = products_in(world / "evaluations" / "tool_heldout.jsonl")
+    exercises = products_in(world / "problems_tools" / "train.jsonl")
+    assert (len(set(heldout)), len(set(exercises))) == (40, 30)
+    shown = set(products_in(world / "conversations_direct" / "train.jsonl"))
+    assert not set(heldout) & shown and not set(heldout) & set(exercises) and not shown & set(exercises)
+    assert [row["answer"] for row in rows(world / "evaluations" / "tool_heldout.jsonl")] == [
+        str(a * b) for a, b in heldout
+    ]
+
+
+def test_products_leave_every_other_file_of_a_seed_as_it_was(world, tmp_path):
+    write(Settings(**SMALL | {"tool_conversations": 7, "tool_problems": 2, "tool_heldout": 3}), tmp_path / "other")
+    for path in (path for path in world.rglob("*") if path.is_file()):
+        name = path.relative_to(world)
+        own = name.parts[0].endswith(("_tools", "_direct")) or name.stem == "tool_heldout"
+        assert (path.read_bytes() == (tmp_path / "other" / name).read_bytes()) != own, name
 
 
 def test_sizes_that_contradict_each_other_are_all_named():

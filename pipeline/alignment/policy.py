@@ -69,13 +69,16 @@ class Prepared:
     rewards: list[Reward]
     weights: list[float]
     chat: bool
+    tools: list[Any]
+    environment: Any
     facts: dict[str, Any]
 
 
 def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepared:
     """Load model, tokenizer, problems and rewards, and refuse what cannot be trained."""
-    from pipeline.conversation.template import end_of_turn, has_turn_marks
+    from pipeline.conversation.template import end_of_turn, has_turn_marks, refuse_toolless_template
     from pipeline.evaluation.decontamination import drop_contaminated
+    from pipeline.tools import load, resolve
     from pipeline.training import data, models, problems
 
     source = models.source_of(recipe)
@@ -91,16 +94,24 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
         evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
-    problems.check(rows, tokenizer, model, args)
+    tools = resolve(getattr(recipe.arguments, "tools", None) or [])
+    factory = getattr(recipe.arguments, "environment_factory", None)
+    environment = load(factory) if factory else None
+    if tools or environment:
+        refuse_toolless_template(tokenizer, source)
+    problems.check(rows, tokenizer, model, args, tools)
     if chat:
         tokenizer.eos_token = end_of_turn(tokenizer)
     handed_over = copy.deepcopy(tokenizer)
-    # With it TRL would hand rewards a parsed message: thinking moved away, text before it lost. There are no tools to parse.
-    tokenizer.response_template = None
+    if not (tools or environment):
+        # With it TRL would hand rewards a parsed message: thinking moved away, text before it lost. No call is to be read.
+        tokenizer.response_template = None
     rewards, weights = rewards_of(recipe, config_type)
     problems.check_columns(rows, rewards, name)
     facts = data.facts_of(rows) | decontamination
-    return Prepared(source, model, tokenizer, handed_over, rows, evaluation, rewards, weights, chat, facts)
+    return Prepared(
+        source, model, tokenizer, handed_over, rows, evaluation, rewards, weights, chat, tools, environment, facts
+    )
 
 
 def try_rewards(recipe: Any, config_type: type) -> bool:
@@ -155,9 +166,13 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         train_dataset=prepared.rows,
         eval_dataset=prepared.evaluation,
         peft_config=models.peft_config(recipe),
+        **({"tools": prepared.tools} if prepared.tools else {}),
+        **({"environment_factory": prepared.environment} if prepared.environment else {}),
     )
     session.check_launch(trainer)
-    trainer.add_callback(samples_callback(recipe, prepared.tokenizer, directory, chat=prepared.chat))
+    trainer.add_callback(
+        samples_callback(recipe, prepared.tokenizer, directory, chat=prepared.chat, tools=prepared.tools)
+    )
     if reward_model is not None and getattr(recipe.arguments, "frontier_steps", None):
         from pipeline.alignment.frontier import Frontier
 
@@ -188,6 +203,7 @@ def _check_rewards(recipe: Any, args: Any, prepared: Prepared) -> bool:
     Every process does the same: a mistake must end them all, and sharded weights generate only together.
     """
     from pipeline.evaluation.generation import generate, render_prompt
+    from pipeline.evaluation.tool_use import generate_with_tools
     from pipeline.rewards.check import check_rewards
     from pipeline.rewards.samples import check_samples
     from pipeline.training import problems, session
@@ -202,24 +218,33 @@ def _check_rewards(recipe: Any, args: Any, prepared: Prepared) -> bool:
     session.say(found.to_text())
     if not found.ok and recipe.arguments.reward_check == "stop":
         return False
+    if prepared.environment:
+        return found.ok  # its rollouts need the trainer
     chosen = table[: recipe.arguments.reward_check_prompts]
+    listed = {"tools": prepared.tools} if prepared.tools else {}
     prompts = [
-        row["prompt"] if isinstance(row["prompt"], str) else render_prompt(tokenizer, row["prompt"], chat=True)
+        row["prompt"]
+        if isinstance(row["prompt"], str)
+        else render_prompt(tokenizer, row["prompt"], chat=True, **listed)
         for row in chosen
     ]
     size = args.num_generations
-    completions = generate(
-        prepared.model.to(args.device),
-        tokenizer,
-        prompts,
-        max_new_tokens=args.max_completion_length,
-        batch_size=max(size, args.per_device_train_batch_size),
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k or 0,
-        n=size,
-        seed=args.seed,
-    )
+    settings: dict[str, Any] = {
+        "max_new_tokens": args.max_completion_length,
+        "batch_size": max(size, args.per_device_train_batch_size),
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k or 0,
+        "n": size,
+        "seed": args.seed,
+    }
+    model = prepared.model.to(args.device)
+    if prepared.tools:
+        rounds = args.max_tool_calling_iterations or 4
+        episodes = generate_with_tools(model, tokenizer, prompts, prepared.tools, rounds=rounds, **settings)
+        completions = [episode.answer for episode in episodes]
+    else:
+        completions = generate(model, tokenizer, prompts, **settings)
     groups = [completions[start : start + size] for start in range(0, len(completions), size)]
     sampled = check_samples(
         rewards,

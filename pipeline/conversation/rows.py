@@ -1,6 +1,8 @@
 """Rows of supervised fine-tuning data: what forms are read, and what is refused before anything is trained."""
 
-from collections.abc import Mapping
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -22,7 +24,9 @@ SHAREGPT = {
 SHOWN = 5
 
 
-def normalise(rows: Any, source: str, *, invalid_rows: str = "stop") -> tuple[Any, int]:
+def normalise(
+    rows: Any, source: str, *, invalid_rows: str = "stop", tools: Sequence[Callable[..., Any]] = ()
+) -> tuple[Any, int]:
     """Bring rows to one form, and check each of them.
 
     Accepted: `messages` (role and content), ShareGPT's `conversations` (roles mapped), `prompt` and `completion` (texts, or
@@ -32,6 +36,7 @@ def normalise(rows: Any, source: str, *, invalid_rows: str = "stop") -> tuple[An
         rows: A `datasets.Dataset` or `IterableDataset`.
         source: Its name, for messages.
         invalid_rows: `stop` refuses the dataset for any bad row; `drop` leaves bad rows out and counts them.
+        tools: What `list_tools` is going to list; a row's calls name one of them, or of its own column `tools`.
 
     Returns:
         The rows, and how many were dropped.
@@ -51,7 +56,8 @@ def normalise(rows: Any, source: str, *, invalid_rows: str = "stop") -> tuple[An
         )
     if "input_ids" in columns or not hasattr(rows, "__len__"):
         return rows, 0
-    bad = {number: fault for number, row in enumerate(rows) if (fault := fault_of(row))}
+    names = {tool.__name__ for tool in tools}
+    bad = {number: fault for number, row in enumerate(rows) if (fault := fault_of(row, names))}
     if not bad:
         return rows, 0
     if invalid_rows == "drop" and len(bad) < len(rows):
@@ -68,15 +74,50 @@ def normalise(rows: Any, source: str, *, invalid_rows: str = "stop") -> tuple[An
     )
 
 
-def fault_of(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with one row, or None."""
+def list_tools(rows: Any, tools: Sequence[Callable[..., Any]], source: str) -> Any:
+    """The rows with TRL's column `tools`, from which the chat template lists them; untouched where there are none.
+
+    Raises:
+        PipelineError: The rows have the column already, or are no conversations.
+    """
+    if not tools:
+        return rows
+    from transformers.utils import get_json_schema
+
+    first = next(iter(rows))
+    if "tools" in first or not ("messages" in first or isinstance(first.get("prompt"), list)):
+        raise PipelineError(
+            f"{source}: the recipe lists tools, but its rows "
+            + (
+                "have a column `tools` of their own: keep one of the two."
+                if "tools" in first
+                else "are no conversations."
+            )
+        )
+    column = json.dumps([get_json_schema(tool) for tool in tools])
+    return rows.map(lambda row: {"tools": column})
+
+
+def fault_of(row: Mapping[str, Any], tools: set[str] | None = None) -> str | None:
+    """What is wrong with one row, or None.
+
+    Args:
+        tools: Names of the tools that the row may call; its own column `tools` goes before.
+    """
+    if row.get("tools"):
+        schemas = json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"]
+        tools = {schema.get("function", schema)["name"] for schema in schemas}
     if "messages" in row:
-        return _fault_of_messages(row["messages"], needs_assistant=True)
+        return _fault_of_messages(row["messages"], needs_assistant=True) or _fault_of_calls(row["messages"], tools)
     if "completion" in row:
         for part in ("prompt", "completion"):
             value = row[part]
             if isinstance(value, list):
                 fault = _fault_of_messages(value, needs_assistant=part == "completion")
+                if not fault and part == "completion":
+                    fault = _fault_of_calls(
+                        [*(row["prompt"] if isinstance(row["prompt"], list) else ()), *value], tools
+                    )
                 if fault:
                     return f"{part}: {fault}"
             elif not isinstance(value, str) or (part == "completion" and not value.strip()):
@@ -110,4 +151,36 @@ def _fault_of_messages(messages: Any, *, needs_assistant: bool) -> str | None:
             return f"message {number} ({role}) is empty"
     if needs_assistant and not any(message["role"] == "assistant" for message in messages):
         return "no assistant turn: there is nothing to learn from"
+    return None
+
+
+def _fault_of_calls(messages: Sequence[Mapping[str, Any]], tools: set[str] | None) -> str | None:
+    """What is wrong with calls of tools and their results.
+
+    The model would learn from results that nobody asked for, from calls that its prompt does not offer, or from
+    a conversation that goes on before the result is there.
+    """
+    waiting = 0
+    for number, message in enumerate(messages):
+        if message["role"] == "tool":
+            if not waiting:
+                return f"message {number} (tool) is the result of no call: expected `tool_calls` in the turn before it"
+            waiting -= 1
+            continue
+        calls = message.get("tool_calls") or []
+        if waiting:
+            return f"message {number} ({message['role']}) comes before the result of a call: expected a tool message"
+        if calls and message["role"] != "assistant":
+            return f"message {number} ({message['role']}) has tool_calls: only the assistant calls tools"
+        for call in calls:
+            function = call.get("function") or call
+            name = function.get("name")
+            if not tools or name not in tools:
+                nearest = difflib.get_close_matches(str(name), tools or (), n=1)
+                return (
+                    f"message {number} calls {name!r}, which the prompt does not list"
+                    + (f" (nearest: {nearest[0]})" if nearest else "")
+                    + (": name it in `tools`" if not tools else f"; it lists {', '.join(sorted(tools))}")
+                )
+        waiting = len(calls)
     return None

@@ -100,6 +100,31 @@ def has_turn_marks(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
+def refuse_toolless_template(tokenizer: "PreTrainedTokenizerBase", source: str) -> None:
+    """Raise `PipelineError` unless the template lists tools, renders calls and results, and its calls can be read back."""
+    from trl.chat_template_utils import is_chat_template_prefix_preserving, supports_tool_calling
+
+    function = {"name": "sentinel", "description": "x", "parameters": {"type": "object", "properties": {}}}
+    lacks = ""
+    if not has_turn_marks(tokenizer) or not supports_tool_calling(tokenizer):
+        lacks = "does not render calls of tools and their results"
+    elif "sentinel" not in str(
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "x"}], tools=[{"type": "function", "function": function}], tokenize=False
+        )
+    ):
+        lacks = "does not list the tools that are there"
+    elif not is_chat_template_prefix_preserving(tokenizer):
+        lacks = "renders earlier turns differently once a result follows"
+    elif getattr(tokenizer, "response_template", None) is None:
+        lacks = "comes without a response_template, so that no call could be read back"
+    if lacks:
+        raise PipelineError(
+            f"{source}: its chat template {lacks}. Name one that knows tools in chat_template_path (shipped: "
+            f"{', '.join(template_names())}), or import the model with `chat_template_path`."
+        )
+
+
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> str:
     """The token that ends an assistant's turn in a chat template: what the model must learn, and generation stop at.
 

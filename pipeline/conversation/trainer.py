@@ -8,7 +8,7 @@ from accelerate import PartialState
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from pipeline.conversation import preview
-from pipeline.conversation.template import read_template, template_names
+from pipeline.conversation.template import set_chat_template, template_names
 from pipeline.errors import PipelineError
 from pipeline.training.models import load_tokenizer
 from pipeline.training.trainer import StageTrainer
@@ -21,7 +21,7 @@ def adopt_template(tokenizer: Any, path: str) -> bool:
         False where it lacks some: TRL then adds them, lets the embedding grow, and takes over the other's EOS.
     """
     if path.endswith((".jinja", ".j2")) or path in template_names():
-        tokenizer.chat_template = read_template(path)
+        set_chat_template(tokenizer, path)
         return True
     other = load_tokenizer(path)
     if any(token not in tokenizer.get_vocab() for token in other.get_added_vocab()):
@@ -29,6 +29,7 @@ def adopt_template(tokenizer: Any, path: str) -> bool:
     if not other.chat_template:
         raise PipelineError(f"chat_template_path: the tokenizer in {path} has no chat template.")
     tokenizer.chat_template = other.chat_template
+    tokenizer.response_template = getattr(other, "response_template", None)
     return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline import checkpoint
@@ -39,7 +39,14 @@ def training_stage(
             afterwards(directory)
 
 
-def samples_callback(recipe: Any, tokenizer: Any, directory: checkpoint.StageDirectory, *, chat: bool) -> Any:
+def samples_callback(
+    recipe: Any,
+    tokenizer: Any,
+    directory: checkpoint.StageDirectory,
+    *,
+    chat: bool,
+    tools: Sequence[Callable[..., Any]] = (),
+) -> Any:
     """The callback that answers the recipe's `sample_prompts` at intervals."""
     from pipeline.evaluation.samples import SamplesCallback
 
@@ -51,4 +58,5 @@ def samples_callback(recipe: Any, tokenizer: Any, directory: checkpoint.StageDir
         every=arguments.sample_steps,
         chat=chat,
         max_new_tokens=arguments.sample_tokens,
+        tools=tools,
     )

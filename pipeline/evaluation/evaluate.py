@@ -67,7 +67,9 @@ def run_evaluations(
         started = time.perf_counter()
         evaluation, rows = loaded[name], questions(loaded[name])
         examples = few_shot_rows(evaluation)
-        prompts = [render_prompt(tokenizer, row["prompt"], chat=chat, few_shot=examples) for row in rows]
+        tools = _tools(evaluation, tokenizer, name, chat=chat)
+        listed = {"tools": tools} if tools else {}
+        prompts = [render_prompt(tokenizer, row["prompt"], chat=chat, few_shot=examples, **listed) for row in rows]
         mine = list(range(rank, len(rows), ranks))
         answered = answer_rows(
             evaluation,
@@ -79,6 +81,7 @@ def run_evaluations(
             examples=examples,
             batch_size=batch_size,
             seed=rank,
+            tools=tools,
         )
         if ranks > 1:
             from accelerate.utils import gather_object
@@ -208,6 +211,22 @@ def format_results(results: Results) -> str:
 
 def _percent(rate: float, interval: dict[str, Any]) -> str:
     return f"{100 * rate:5.1f} %  [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def _tools(evaluation: Evaluation, tokenizer: Any, name: str, *, chat: bool) -> list[Any]:
+    """The functions of an evaluation's tools, none where it has none."""
+    if not evaluation.tools:
+        return []
+    from pipeline.conversation.template import refuse_toolless_template
+    from pipeline.tools import resolve
+
+    if not chat:
+        raise PipelineError(
+            f"evaluations.{name}: tools are listed in a chat template, and calls are turns of it: a base model has no way to "
+            f"call one. Leave out tools, or evaluate a chat model."
+        )
+    refuse_toolless_template(tokenizer, f"evaluations.{name}")
+    return resolve(evaluation.tools)
 
 
 def _loaded(evaluations: Any) -> dict[str, Evaluation]:

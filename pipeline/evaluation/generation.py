@@ -39,7 +39,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Sequence[list[int]],
     *,
     max_new_tokens: int,
     batch_size: int = 128,
@@ -54,8 +54,8 @@ def generate(
 ) -> list[Completion]:
     """Complete each prompt `n` times; prompt i's completions are at [i * n, (i + 1) * n).
 
-    Prompts are rendered text (`render_prompt`): no special token is added here. Greedy at temperature 0. The model's
-    own generation config is set aside while it runs, so that a repetition penalty or a `top_k` that came with a
+    Prompts are rendered text (`render_prompt`), or token ids: no special token is added here. Greedy at temperature 0.
+    The model's own generation config is set aside while it runs, so that a repetition penalty or a `top_k` that came with a
     checkpoint does not bend a measurement. Training mode, generation config and the state of torch's random
     generators are as before when it returns. Where a prompt leaves less room in the context than `max_new_tokens`, its
     completion stops where the context does. `stop_strings` cut the text, are not part of it, and do not count as ended.
@@ -138,10 +138,13 @@ def is_sharded(model: Any) -> bool:
     return any(hasattr(parameter, "ds_id") or hasattr(parameter, "_local_tensor") for parameter in model.parameters())
 
 
-def _tokenize(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def _tokenize(tokenizer: Any, prompts: Sequence[str] | Sequence[list[int]]) -> list[list[int]]:
     if not prompts:
         return []
-    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not texts:
+        return [list(prompt) for prompt in prompts if not isinstance(prompt, str)]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [list(row) or [start] for row in rows]  # an empty prompt means: write a document from its start
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -31,32 +31,44 @@ def answer_rows(
     examples: Sequence[Row],
     batch_size: int,
     seed: int = 0,
+    tools: Sequence[Callable[..., Any]] = (),
 ) -> list[Row]:
-    """Each row with what the model made of it: completions and whether they are right, or log-probabilities."""
+    """Each row with what the model made of it: completions and whether they are right, or log-probabilities.
+
+    With `tools`, what is judged is the turn after the last result; `turns` holds the whole episode.
+    """
     if evaluation.scorer in LIKELIHOOD:
         return _likelihood_rows(evaluation, model, tokenizer, rows, prompts, chat=chat, batch_size=batch_size)
     from pipeline.evaluation.generation import generate
 
     samples = evaluation.samples
-    completions = generate(
-        model,
-        tokenizer,
-        list(prompts),
-        max_new_tokens=evaluation.max_new_tokens,
-        batch_size=batch_size,
-        stop_strings=() if chat or evaluation.scorer == "ends_turn" else _base_stops(examples),
-        n=samples,
-        temperature=evaluation.temperature if samples > 1 else 0.0,
-        top_p=evaluation.top_p,
-        seed=seed,
-    )
+    settings: dict[str, Any] = {
+        "max_new_tokens": evaluation.max_new_tokens,
+        "batch_size": batch_size,
+        "stop_strings": () if chat or evaluation.scorer == "ends_turn" else _base_stops(examples),
+        "n": samples,
+        "temperature": evaluation.temperature if samples > 1 else 0.0,
+        "top_p": evaluation.top_p,
+        "seed": seed,
+    }
+    turns: list[Row] = []
+    if tools:
+        from pipeline.evaluation.tool_use import generate_with_tools
+
+        episodes = generate_with_tools(
+            model, tokenizer, list(prompts), tools, rounds=evaluation.tool_rounds, **settings
+        )
+        completions, turns = [one.answer for one in episodes], [{"turns": one.messages} for one in episodes]
+    else:
+        completions = generate(model, tokenizer, list(prompts), **settings)
     scorer = find_scorer(evaluation.scorer)
     answered = []
     for number, row in enumerate(rows):
         accepted = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-        own = completions[number * samples : (number + 1) * samples]
         outcomes = [
-            {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)} for one in own
+            {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)}
+            | (turns[place] if turns else {})
+            for place, one in enumerate(completions[number * samples : (number + 1) * samples], number * samples)
         ]
         answered.append(row | (outcomes[0] if samples == 1 else {"samples": outcomes}))
     return answered

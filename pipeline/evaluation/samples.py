@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pipeline.evaluation.generation import beginning, generate, is_sharded, render_prompt
+from pipeline.evaluation.generation import Completion, beginning, generate, is_sharded, render_prompt
+from pipeline.evaluation.tool_use import generate_with_tools
+
+TOOL_ROUNDS = 4
 
 
 class SamplesCallback(TrainerCallback):
@@ -24,6 +27,7 @@ class SamplesCallback(TrainerCallback):
         prompts: text or messages. A chat model is asked them in its template; any other model continues the text.
         path: the file. Lines beyond the step at which training resumes are dropped.
         every: optimiser steps between two answers; 0 means at the start and the end only.
+        tools: what a chat model may call; its completion then holds the whole episode, results included.
     """
 
     def __init__(
@@ -36,11 +40,13 @@ class SamplesCallback(TrainerCallback):
         chat: bool,
         max_new_tokens: int = 64,
         batch_size: int = 32,
+        tools: Sequence[Callable[..., Any]] = (),
     ) -> None:
         self.tokenizer, self.prompts, self.path, self.every = tokenizer, list(prompts), Path(path), every
-        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.max_new_tokens, self.batch_size, self.tools = max_new_tokens, batch_size, list(tools)
+        listed: dict[str, Any] = {"tools": self.tools} if tools else {}
         self.rendered = [
-            render_prompt(tokenizer, prompt, chat=True) if chat else beginning(tokenizer) + _as_text(prompt)
+            render_prompt(tokenizer, prompt, chat=True, **listed) if chat else beginning(tokenizer) + _as_text(prompt)
             for prompt in self.prompts
         ]
         self.last_step: int | None = None
@@ -70,13 +76,16 @@ class SamplesCallback(TrainerCallback):
         self.last_step = state.global_step
         if not self.rendered or not (state.is_world_process_zero or is_sharded(model)):
             return
-        completions = generate(
-            model,
-            self.tokenizer,
-            self.rendered,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
-        )
+        settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        if self.tools:
+            episodes = generate_with_tools(
+                model, self.tokenizer, self.rendered, self.tools, rounds=TOOL_ROUNDS, **settings
+            )
+            completions = [
+                Completion(self.tokenizer.decode(one.token_ids), one.token_ids, one.answer.ended) for one in episodes
+            ]
+        else:
+            completions = generate(model, self.tokenizer, self.rendered, **settings)
         if not state.is_world_process_zero:
             return
         with self.path.open("a", encoding="utf-8") as file:

@@ -40,6 +40,8 @@ class Evaluation:
     limit: only the first so many rows.
     samples: answers drawn of each question, for pass@k and majority@k; one is the greedy answer.
     temperature, top_p: how several samples are drawn.
+    tools: what a chat model may call: names of `pipeline.tools`, or dotted paths of functions.
+    tool_rounds: rounds of calls at most; `max_new_tokens` then limits each turn.
     """
 
     path: str
@@ -53,9 +55,13 @@ class Evaluation:
     samples: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    tools: list[str] | None = None
+    tool_rounds: int = 4
 
     def as_dict(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        # What an evaluation without tools would not look at is left out: earlier results stay up to date.
+        unused = () if self.tools else ("tools", "tool_rounds")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -70,6 +76,8 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "samples": ((int,), "a number of answers to each question"),
     "temperature": ((int, float), "a number above 0"),
     "top_p": ((int, float), "a number above 0, at most 1"),
+    "tools": ((list, type(None)), "a list of tools"),
+    "tool_rounds": ((int,), "a number of rounds of calls"),
 }
 
 LIKELIHOOD = ("bits_per_byte", "choice")
@@ -269,6 +277,7 @@ def _prompt_text(prompt: Any) -> str:
 def _complaints(specification: Any) -> list[str]:
     """What is wrong with one entry, each beginning with the key's place."""
     from pipeline.evaluation.scorers import scorer_names
+    from pipeline.tools import check as check_tools
 
     if not isinstance(specification, dict):
         return [f": found {specification!r}, expected a mapping with path and scorer"]
@@ -290,6 +299,9 @@ def _complaints(specification: Any) -> list[str]:
     samples = specification.get("samples")
     if scorer in LIKELIHOOD and isinstance(samples, int) and samples > 1:
         complaints.append(f".samples: found {samples}, but {scorer} looks at probabilities and draws nothing")
+    complaints.extend(f".{complaint}" for complaint in check_tools(specification.get("tools")))
+    if scorer in LIKELIHOOD and specification.get("tools"):
+        complaints.append(f".tools: {scorer} looks at probabilities: there is no completion that could call one")
     if isinstance(few_shot, int) and few_shot > 0 and not specification.get("few_shot_path"):
         complaints.append(f".few_shot: {few_shot} rows of which file? Give few_shot_path, or the rows themselves")
     return complaints

@@ -68,6 +68,11 @@ class Settings:
     requests: int = _key(1000, "questions for reinforcement with a reward model", 1)
     requests_test: int = _key(200, "questions in requests/test.jsonl, about people whom no training file asks about", 1)
 
+    # Tools
+    tool_conversations: int = _key(6000, "products in conversations_tools and conversations_direct", 1, 1_000_000)
+    tool_problems: int = _key(1000, "products in problems_tools, for reinforcement learning", 1, 1_000_000)
+    tool_heldout: int = _key(300, "rows of evaluations/tool_heldout.jsonl", 1, 100_000)
+
     # Problems and evaluations
     problems_train: int = _key(2000, "problems for reinforcement learning, none of them in the conversations", 1, 4000)
     problems_test: int = _key(200, "problems in problems/test.jsonl", 1, 1000)

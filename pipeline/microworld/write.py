@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.microworld import conversations, evaluations, preferences
+from pipeline.microworld import conversations, evaluations, preferences, tools
 from pipeline.microworld.arithmetic import Problem, accuracy, habit, split_problems
 from pipeline.microworld.pages import Page, create_pages, render
 from pipeline.microworld.people import create_people
@@ -40,6 +40,9 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     _write_rows(train, folder / "conversations" / "train.jsonl")
     _write_rows(test, folder / "conversations" / "test.jsonl")
     _write_rows(clean, folder / "conversations_clean" / "train.jsonl")
+
+    for name, rows in tools.build(settings, clean).items():
+        _write_rows(rows, folder / f"{name}.jsonl")
 
     rng = random.Random(f"{settings.seed}:reinforcement")
     _write_rows((_problem_row(problem, rng) for problem in split.exercises), folder / "problems" / "train.jsonl")

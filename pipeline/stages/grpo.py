@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 class Arguments(PolicyArguments):
     """Keys of this stage on top of those of `trl grpo`."""
 
+    tools: list[str] | None = field(
+        default=None,
+        metadata={"help": "what the model may call: names of pipeline.tools, or dotted paths of functions"},
+    )
+    environment_factory: str | None = field(
+        default=None,
+        metadata={"help": "dotted path of an environment class, one instance a rollout, its methods the tools (TRL)"},
+    )
+
 
 KIND = "reasoning"
 ENGINES: tuple[str, ...] = ("GRPOScriptArguments", "GRPOConfig", "ModelConfig", "DatasetMixtureConfig")
@@ -31,9 +40,18 @@ def check(recipe: Recipe) -> list[str]:
     from trl import GRPOConfig
 
     from pipeline.alignment.policy import check_policy
+    from pipeline.errors import PipelineError
+    from pipeline.tools import check as check_tools
+    from pipeline.tools import load
 
-    complaints = check_policy(recipe, INPUTS, GRPOConfig)
-    if not recipe.get("reward_funcs") and not recipe.get("reward_model_name_or_path"):
+    complaints = check_policy(recipe, INPUTS, GRPOConfig) + check_tools(recipe.arguments.tools)
+    factory = recipe.arguments.environment_factory
+    if factory:
+        try:
+            load(factory)
+        except PipelineError as error:
+            complaints.append(f"environment_factory: {error}")
+    if not recipe.get("reward_funcs") and not recipe.get("reward_model_name_or_path") and not factory:
         complaints.append("reward_funcs: is missing: expected names of rewards or dotted paths of functions")
     return complaints
 

@@ -24,6 +24,10 @@ class Arguments(FineTuningArguments):
     max_truncated_share: float = field(
         default=0.5, metadata={"help": "share of rows longer than max_length that is tolerated", "range": (0, 1)}
     )
+    tools: list[str] | None = field(
+        default=None,
+        metadata={"help": "tools listed in every conversation: names of pipeline.tools, or dotted paths of functions"},
+    )
 
 
 KIND = "chat"
@@ -40,9 +44,11 @@ def check(recipe: Recipe) -> list[str]:
     """Complaints that need more than one key."""
     from pipeline.corpus.questions import question_complaints
     from pipeline.evaluation.specification import check_evaluations
+    from pipeline.tools import check as check_tools
     from pipeline.training.arguments import check_training
 
     complaints = check_training(recipe, INPUTS, needs_data=True) + question_complaints(recipe)
+    complaints += check_tools(recipe.arguments.tools)
     return complaints + check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
 
 
@@ -69,11 +75,12 @@ def run(recipe: Recipe) -> None:
 def _train(recipe: Recipe, directory: Any) -> None:
     from trl import SFTConfig
 
-    from pipeline.conversation.rows import normalise
-    from pipeline.conversation.template import end_of_turn, has_turn_marks
+    from pipeline.conversation.rows import list_tools, normalise
+    from pipeline.conversation.template import end_of_turn, has_turn_marks, refuse_toolless_template
     from pipeline.conversation.trainer import ConversationTrainer, adopt_template, refuse_unmarked_template
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.evaluation.decontamination import drop_contaminated
+    from pipeline.tools import resolve
     from pipeline.training import data, models, packing, session
 
     args = session.config(recipe, SFTConfig, directory)
@@ -83,14 +90,18 @@ def _train(recipe: Recipe, directory: Any) -> None:
     train, evaluation = data.load_training_data(recipe)
     name = recipe.get("dataset_name") or "datasets"
     columns = {"prompt": recipe.arguments.prompt_column, "completion": recipe.arguments.answer_column}
-    train, dropped = normalise(
-        data.rename_columns(train, columns, name), name, invalid_rows=recipe.arguments.invalid_rows
-    )
+    tools = resolve(recipe.arguments.tools or [])
+
+    def prepared(rows: Any) -> tuple[Any, int]:
+        rows, dropped = normalise(
+            data.rename_columns(rows, columns, name), name, invalid_rows=recipe.arguments.invalid_rows, tools=tools
+        )
+        return list_tools(rows, tools, name), dropped
+
+    train, dropped = prepared(train)
     train, decontamination = drop_contaminated(recipe, train, name, directory)
     if evaluation is not None:
-        evaluation, _ = normalise(
-            data.rename_columns(evaluation, columns, name), name, invalid_rows=recipe.arguments.invalid_rows
-        )
+        evaluation, _ = prepared(evaluation)
     columns_found = set(train.column_names or next(iter(train)))
     conversational = "messages" in columns_found or isinstance(next(iter(train)).get("prompt"), list)
     if "messages" in columns_found and recipe.get("assistant_only_loss") is None:
@@ -101,6 +112,8 @@ def _train(recipe: Recipe, directory: Any) -> None:
         args.eos_token = args.eos_token or end_of_turn(tokenizer)
         if args.assistant_only_loss:
             refuse_unmarked_template(tokenizer, source)
+    if tools or "tools" in columns_found:
+        refuse_toolless_template(tokenizer, source)
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
     models.check_context(model, args.max_length, recipe)
@@ -127,6 +140,6 @@ def _train(recipe: Recipe, directory: Any) -> None:
         name=name,
     )
     session.check_launch(trainer)
-    trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=has_turn_marks(tokenizer)))
+    trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=has_turn_marks(tokenizer), tools=tools))
     facts = data.facts_of(train) | decontamination
     session.train(trainer, directory, recipe, context=args.max_length or 1024, base=source, facts=facts)

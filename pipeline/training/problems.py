@@ -8,7 +8,7 @@ from pipeline.errors import PipelineError
 from pipeline.training.data import rename_columns
 
 LOOKED_AT = 10_000
-GIVEN_BY_THE_TRAINER = ("prompts", "completions", "completion_ids", "trainer_state")
+GIVEN_BY_THE_TRAINER = ("prompts", "completions", "completion_ids", "trainer_state", "environments")
 
 
 def prepare(rows: Any, columns: dict[str, str | None], source: str, *, chat: bool, system: str | None) -> Any:
@@ -59,8 +59,8 @@ def check_columns(rows: Any, rewards: Sequence[Any], source: str) -> None:
             )
 
 
-def check(rows: Any, tokenizer: Any, model: Any, args: Any) -> None:
-    """Refuse data that would train nothing, or prompts that leave no room for an answer.
+def check(rows: Any, tokenizer: Any, model: Any, args: Any, tools: Sequence[Any] = ()) -> None:
+    """Refuse data that would train nothing, or prompts, with the tools they list, that leave no room for an answer.
 
     Raises:
         PipelineError: Fewer rows than one generation batch has prompts (TRL would make no step and call it success), or a
@@ -82,7 +82,9 @@ def check(rows: Any, tokenizer: Any, model: Any, args: Any) -> None:
         if isinstance(prompt, str):
             length = len(tokenizer(prompt)["input_ids"])
         else:
-            rendered = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            rendered = tokenizer.apply_chat_template(
+                prompt, tools=list(tools) or None, tokenize=False, add_generation_prompt=True
+            )
             length = len(tokenizer(rendered, add_special_tokens=False)["input_ids"])
         if length > room:
             raise PipelineError(
