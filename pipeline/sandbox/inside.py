@@ -16,6 +16,7 @@ import signal
 import struct
 import sys
 import time
+from typing import Any
 
 LONGEST_REPLY = 16 << 20
 KINDS: dict[str, type] = {
@@ -113,7 +114,7 @@ def play(program, limits, requests, replies):
     except OSError as error:
         reply(broken=f"{type(error).__name__}: {error}")
         os._exit(0)
-    names = {"__name__": "__main__", "__builtins__": builtins}
+    names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
     try:
         exec(compile(program, "program.py", "exec"), names)
         sys.stdout.flush()
@@ -250,7 +251,7 @@ def judge_tests(program):
     if "raised" in message:
         raise Ended("failed", f"{message['raised']}: {message['text']}")
     tests = take()
-    names = {"__name__": "tests", **{name: program.call(name) for name in message["ready"]}}
+    names: dict[str, Any] = {"__name__": "tests", **{name: program.call(name) for name in message["ready"]}}
     try:
         exec(compile(tests, "tests.py", "exec"), names)
     except Exception as error:
