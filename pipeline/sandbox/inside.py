@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 LONGEST_REPLY = 16 << 20
-KINDS: dict[str, type] = {
+KINDS: dict[str, Any] = {
     "list": list,
     "tuple": tuple,
     "set": set,
