@@ -146,6 +146,7 @@ def test_a_stopped_run_keeps_its_checkpoint_and_goes_on_only_with_a_wider_limit(
     for _ in range(2):  # the same command does not walk past the rail
         assert command("grpo", "--config", recipe) == 1
         assert "rail truncated at step 3" in capsys.readouterr().err
+        assert all(0 <= row["completions/repetition"] < 1 for row in metrics_of(folder))
         assert len(metrics_of(folder)) == 3 and read_manifest(folder)["status"] == "running"
         assert [path.name for path in (folder / "checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
     assert command("grpo", "--config", recipe, "--rails", "warn") == 0

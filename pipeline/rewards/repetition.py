@@ -24,9 +24,10 @@ def repetition(completion_ids: Sequence[Sequence[int]], *, ngram: int = 8, **col
     0 for a text without repetition; towards -1 for one that turns in a circle. Eight tokens do not recur in ordinary
     text; the penalty on n-grams follows Yeo et al. 2025 (arXiv:2502.03373, section 4.3), without its window.
     """
+    return [0.0 - repeated_share(ids, ngram) for ids in completion_ids]
 
-    def share(ids: Sequence[int]) -> float:
-        grams = [tuple(ids[start : start + ngram]) for start in range(len(ids) - ngram + 1)]
-        return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
 
-    return [0.0 - share(ids) for ids in completion_ids]
+def repeated_share(ids: Sequence[int], ngram: int = 8) -> float:
+    """Share of the n-grams of token ids that occurred before, in [0, 1); 0 for a text shorter than one n-gram."""
+    grams = [tuple(ids[start : start + ngram]) for start in range(len(ids) - ngram + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

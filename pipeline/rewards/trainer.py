@@ -1,9 +1,11 @@
 """Rewards as TRL's trainers shall get them: an undecided answer must not count as a wrong one."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from pipeline.rewards.registry import Reward, Scores
+from pipeline.rewards.repetition import repeated_share
 
 
 class _Batch:
@@ -12,7 +14,15 @@ class _Batch:
     def __init__(self, verifiers: Sequence[Reward]) -> None:
         self.verifiers = verifiers
         self.completions: Any = None
+        self.watched: Any = None
         self.scores: dict[Reward, Scores] = {}
+
+    def watch(self, completions: Any, columns: Mapping[str, Any]) -> None:
+        """Log once a batch how much completions repeat themselves (`completions/repetition`): one of the rails looks there."""
+        ids, log_metric = columns.get("completion_ids"), columns.get("log_metric")
+        if self.watched is not completions and ids and log_metric is not None:
+            log_metric("completions/repetition", fmean(repeated_share(row) for row in ids))
+        self.watched = completions
 
     def verifier_scores(self, completions: Any, columns: Mapping[str, Any]) -> dict[Reward, Scores]:
         # TRL calls every reward with the same list object, a new one for each batch.
@@ -36,6 +46,7 @@ class _TrainerReward:
         self.wrapped, self.batch, self.__name__ = wrapped, batch, wrapped.name
 
     def __call__(self, completions: Any, **columns: Any) -> Scores:
+        self.batch.watch(completions, columns)
         if self.wrapped in self.batch.verifiers:
             return self.batch.verifier_scores(completions, columns)[self.wrapped]
         return self.batch.exclude(self.wrapped(completions=completions, **columns), completions, columns)
@@ -48,6 +59,7 @@ class _AsyncTrainerReward:
         self.wrapped, self.batch, self.__name__ = wrapped, batch, wrapped.name
 
     async def __call__(self, completions: Any, **columns: Any) -> Scores:
+        self.batch.watch(completions, columns)
         return self.batch.exclude(await self.wrapped(completions=completions, **columns), completions, columns)
 
 

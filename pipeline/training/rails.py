@@ -158,7 +158,7 @@ RAILS: dict[str, Rail] = {
     ),
     "repetition": Rail(
         0.5,
-        "share of a completion's 4-grams that occurred in it before",
+        "share of a completion's 8-grams of tokens that occurred in it before",
         "the policy has found a loop that is paid for: add the repetition penalty, look at samples.jsonl",
         _above("completions/repetition"),
     ),
