@@ -18,7 +18,7 @@ import sys
 import time
 
 LONGEST_REPLY = 16 << 20
-KINDS: dict[str, type] = {
+KINDS: dict = {
     "list": list,
     "tuple": tuple,
     "set": set,
@@ -31,7 +31,7 @@ KINDS: dict[str, type] = {
 # clone3; kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; ptrace,
 # process_vm_readv, process_vm_writev, prlimit64; socket, io_uring_setup (which opens sockets too); unshare, setns, mount,
 # chroot, bpf, keyctl.
-DENIED = {
+DENIED: dict[str, tuple[int, ...]] = {
     "x86_64": (
         0xC000003E,
         *(56, 57, 58, 435, 62, 200, 234, 129, 297, 424, 438, 101, 310, 311, 302, 41, 425, 272, 308, 165, 161, 321, 250),
