@@ -54,6 +54,7 @@ def _given_inside(value: Any) -> Any:
 def _valid(value: Any, schema: Any) -> bool:
     import jsonschema
     from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
@@ -62,6 +63,8 @@ def _valid(value: Any, schema: Any) -> bool:
         raise PipelineError(f"reward json_schema: not a JSON schema: {error.message}.") from error
     try:
         return bool(kind(schema, registry=Registry()).is_valid(value))  # an empty registry fetches nothing
+    except Unresolvable as error:
+        raise PipelineError(f"reward json_schema: the schema refers to {error.ref!r}, which is not in it.") from error
     except RecursionError:
         return False
 

@@ -16,10 +16,9 @@ import signal
 import struct
 import sys
 import time
-from typing import Any
 
 LONGEST_REPLY = 16 << 20
-KINDS: dict[str, Any] = {
+KINDS: dict = {
     "list": list,
     "tuple": tuple,
     "set": set,
@@ -32,7 +31,7 @@ KINDS: dict[str, Any] = {
 # clone3; kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; ptrace,
 # process_vm_readv, process_vm_writev, prlimit64; socket, io_uring_setup (which opens sockets too); unshare, setns, mount,
 # chroot, bpf, keyctl.
-DENIED = {
+DENIED: dict[str, tuple[int, ...]] = {
     "x86_64": (
         0xC000003E,
         *(56, 57, 58, 435, 62, 200, 234, 129, 297, 424, 438, 101, 310, 311, 302, 41, 425, 272, 308, 165, 161, 321, 250),
@@ -114,7 +113,7 @@ def play(program, limits, requests, replies):
     except OSError as error:
         reply(broken=f"{type(error).__name__}: {error}")
         os._exit(0)
-    names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
+    names = {"__name__": "__main__", "__builtins__": builtins}
     try:
         exec(compile(program, "program.py", "exec"), names)
         sys.stdout.flush()
@@ -251,7 +250,7 @@ def judge_tests(program):
     if "raised" in message:
         raise Ended("failed", f"{message['raised']}: {message['text']}")
     tests = take()
-    names: dict[str, Any] = {"__name__": "tests", **{name: program.call(name) for name in message["ready"]}}
+    names = {"__name__": "tests", **{name: program.call(name) for name in message["ready"]}}
     try:
         exec(compile(tests, "tests.py", "exec"), names)
     except Exception as error:
