@@ -127,8 +127,9 @@ def odd_tokens(completion_ids, **columns):
 
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory, tokenizer_dir, tiny_model_dir) -> Path:
-    """What the training stages read, as plain files: `tokenizer/` with token shards, `model/`, `conversations.jsonl` and
-    `problems.jsonl` (40 rows each), `preferences/`, and `rewarding.py` with the reward `odd_tokens`."""
+    """What the training stages read, as plain files: `tokenizer/` with token shards, `model/`, `conversations.jsonl`
+    (40 rows of different lengths), `preferences/` (40 and 20 pairs), `problems.jsonl` (40 rows), and `rewarding.py` with
+    the reward `odd_tokens`."""
     import shutil
 
     from transformers import AutoTokenizer

@@ -62,9 +62,8 @@ def test_kto_meets_both_kinds_of_answers_in_every_batch(tmp_path, tiny_world):
     assert all("rewards/chosen" in line and "rewards/rejected" in line for line in lines)
 
 
-@pytest.mark.parametrize("algorithm", ["dpo"])
-def test_the_loss_of_eight_pairs_is_that_of_eight_times_one(tmp_path, tiny_world, algorithm):
-    data = write_jsonl(tmp_path / "eight.jsonl", list(_rows(tiny_world))[:8])
+def test_the_loss_of_eight_pairs_is_that_of_eight_times_one(tmp_path, tiny_world):
+    data = write_jsonl(tmp_path / "eight.jsonl", _rows(tiny_world)[:8])
     losses = []
     for name, batch, accumulate in (("whole", 8, 1), ("split", 1, 8)):
         changes = {
@@ -72,7 +71,7 @@ def test_the_loss_of_eight_pairs_is_that_of_eight_times_one(tmp_path, tiny_world
             "gradient_accumulation_steps": accumulate,
             "dataset_name": data,
         }
-        recipe = dpo_recipe(tmp_path / f"{name}.yaml", tiny_world, algorithm=algorithm, max_steps=3, **changes)
+        recipe = dpo_recipe(tmp_path / f"{name}.yaml", tiny_world, max_steps=3, **changes)
         assert command("dpo", "--config", recipe) == 0
         losses.append([line["loss"] for line in metrics_of(tmp_path / name)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

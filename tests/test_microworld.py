@@ -13,6 +13,7 @@ from pipeline.corpus.personal import scrub
 from pipeline.errors import PipelineError
 from pipeline.microworld import Settings, write
 from pipeline.microworld.arithmetic import Problem
+from pipeline.microworld.judge import taste
 from pipeline.microworld.valley import ATTRIBUTES
 
 SMALL = {
@@ -36,13 +37,21 @@ SMALL = {
     "tool_conversations": 100,
     "tool_problems": 30,
     "tool_heldout": 40,
+    "styled_conversations": 300,
+    "preference_pairs": 300,
+    "preference_test_pairs": 60,
+    "requests": 200,
+    "requests_test": 40,
     "problems_train": 300,
     "problems_test": 50,
     "arithmetic_heldout": 100,
     "facts_heldout": 150,
     "ends_turn": 100,
 }
-TRAINING_FILES = ("conversations/train.jsonl", "conversations_clean/train.jsonl", "problems/train.jsonl")
+TRAINING_FILES = (
+    *("conversations/train.jsonl", "conversations_clean/train.jsonl", "problems/train.jsonl", "styled/train.jsonl"),
+    *("preferences/train.jsonl", "preferences_second/train.jsonl", "requests/train.jsonl"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +269,34 @@ def test_problems_carry_their_answers(world):
     for row in rows(world / "problems" / "train.jsonl") + rows(world / "evaluations" / "arithmetic_heldout.jsonl"):
         a, b = map(int, re.findall(r"\d\d", row["prompt"]))
         assert row["answer"] == str(a + b) and row["carries"] == (a % 10 + b % 10 >= 10)
+
+
+def test_the_judge_prefers_every_chosen_answer_and_the_two_halves_share_no_pair(world):
+    halves = [rows(world / f"{name}" / "train.jsonl") for name in ("preferences", "preferences_second")]
+    assert [len(half) for half in halves] == [300, 300]
+    for row in [*halves[0], *halves[1], *rows(world / "preferences" / "test.jsonl")]:
+        question, chosen, rejected = (row[key][0]["content"] for key in ("prompt", "chosen", "rejected"))
+        assert taste(question, chosen) > taste(question, rejected)
+    seen = [{json.dumps(row) for row in half} for half in halves]
+    assert not seen[0] & seen[1] and all(len(half) == 300 for half in seen)
+
+
+def test_imitating_the_clerks_gives_no_taste(world):
+    """Plain answers are the most frequent, and what the judge likes best is rare: else there would be nothing to learn."""
+    talks = [row["messages"] for row in rows(world / "styled" / "train.jsonl") if row["topic"] == "facts"]
+    scores = [taste(question["content"], answer["content"]) for question, answer in talks]
+    assert len(scores) == 300 and sum(scores) / 300 < 2 and sum(score == 4.5 for score in scores) < 30
+
+
+def test_heldout_preferences_and_requests_ask_about_people_whom_nobody_trains_on(world):
+    evaluation = named(world, "evaluation")
+    for name in ("preferences", "preferences_second", "requests"):
+        for row in rows(world / name / "test.jsonl"):
+            question = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][0]["content"]
+            assert any(person in question for person in evaluation), question
+    facts = {person["name"]: person["facts"].values() for person in truth(world)["people"]}
+    for row in rows(world / "requests" / "test.jsonl"):
+        assert any(name in row["prompt"] and row["answer"] in values for name, values in facts.items())
 
 
 def test_main_text_survives_extraction_and_the_surroundings_do_not(world):

@@ -22,14 +22,17 @@ def test_renamed_keys_name_keys_that_exist():
 
 
 def test_the_tables_name_keys_and_choices_of_the_installed_trl():
-    known = keys_of(SFT) | keys_of(GRPO)
+    known = keys_of(SFT) | keys_of(GRPO) | keys_of(stages.find("dpo")) | keys_of(stages.find("reward"))
     assert set(engine_rules.RANGES) <= set(known)
     for owner, choices in engine_rules.CHOICES["GRPOConfig"].items():
         documented = engine_class("GRPOConfig").__doc__ + known[owner].help
         assert all(str(choice) in documented for choice in choices), owner
 
 
-@pytest.mark.parametrize("stage", [SFT, GRPO], ids=["sft", "grpo"])
+ALIGNMENT = [stages.find(name) for name in ("reward", "rlhf", "dpo")]
+
+
+@pytest.mark.parametrize("stage", [SFT, GRPO, *ALIGNMENT], ids=["sft", "grpo", "reward", "rlhf", "dpo"])
 def test_every_default_of_trl_is_a_value_that_we_take(stage):
     for key in keys_of(stage).values():
         problems = []

@@ -138,11 +138,9 @@ def test_centring_draws_the_mean_reward_to_zero(tmp_path, tiny_world):
 
 @pytest.mark.slow
 def test_turned_labels_lower_the_ceiling_and_agreement_is_with_the_judge(tmp_path, tiny_world, monkeypatch):
-    judge = (
-        "def polite(prompts, completions, **columns):\n"
-        "    return [float('Indeed' in c[-1]['content']) for c in completions]\n"
+    (tmp_path / "manners.py").write_text(
+        "def polite(completions, **columns):\n    return [float('Indeed' in c[-1]['content']) for c in completions]\n"
     )
-    (tmp_path / "manners.py").write_text(judge)
     monkeypatch.chdir(tmp_path)
     changes = {
         "label_noise": 0.25,

@@ -125,7 +125,9 @@ def memory(recipe: Recipe, model: Model, config_type: type, length: int) -> dict
     optimizer = recipe.get("optim", "adamw")
     moments = next((number for part, number in MOMENTS.items() if part in optimizer), 2)
     state = moments * (1 if "8bit" in optimizer else trained_width)
-    copies = 2 if recipe.get("beta") and not model.adapted else 1  # a KL term keeps the reference model
+    held = any(one.name == "beta" for one in dataclasses.fields(config_type)) and recipe.setting("beta", config_type)
+    # a KL term, and preference losses, keep the reference model, unless its log-probabilities were computed before
+    copies = 2 if held and not model.adapted and not recipe.get("precompute_ref_log_probs") else 1
     weights = copies * width * model.parameters + (trained_width * model.trainable if model.adapted else 0)
     tokens = recipe.setting("per_device_train_batch_size", config_type) * length
     trained = math.ceil(weights + (trained_width + state) * model.trainable)

@@ -71,6 +71,14 @@ RANGES: dict[str, Range] = {
     "ref_model_mixup_alpha": SHARE,
     "ref_model_sync_steps": AT_LEAST_1,
     "top_entropy_quantile": SHARE,
+    # RLOO, reward models, DPO and KTO
+    "center_rewards_coefficient": AT_LEAST_0,
+    "precompute_ref_batch_size": AT_LEAST_1,
+    "label_smoothing": Range(0, 1, open_high=True),
+    "ld_alpha": SHARE,
+    "desirable_weight": AT_LEAST_0,
+    "undesirable_weight": AT_LEAST_0,
+    # vLLM
     "vllm_gpu_memory_utilization": Range(0, 1, open_low=True),
     "vllm_tensor_parallel_size": AT_LEAST_1,
     "vllm_max_model_length": AT_LEAST_1,

@@ -30,6 +30,14 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "dataset_name": (),
     "datasets": (),
 }
+LOSSES = {
+    "dpo": (
+        *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+        *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+    ),
+    "kto": ("kto", "apo_zero_unpaired"),
+}
+"""What TRL 1.16 knows as `loss_type`; it looks at the name in the first step only."""
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -42,6 +50,13 @@ def check(recipe: Recipe) -> list[str]:
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
     if not recipe.get("model_name_or_path"):
         complaints.append("model_name_or_path: is missing: expected the model to train")
+    known = LOSSES[recipe.arguments.algorithm]
+    unknown = [name for name in recipe.get("loss_type") or () if name not in known]
+    if unknown or (recipe.arguments.algorithm == "kto" and len(recipe.get("loss_type") or ()) > 1):
+        found = ", ".join(recipe.get("loss_type"))
+        complaints.append(
+            f"loss_type: {found} with algorithm {recipe.arguments.algorithm}: expected {' or '.join(known)}"
+        )
     return complaints
 
 

@@ -1,0 +1,112 @@
+"""The over-optimisation picture (Gao, Schulman, Hilton 2022) in the micro-world: proxy and judge against the root of KL.
+
+Reward models on few and many pairs, with clean labels and with a quarter of them turned round; a policy trained against
+each without and with a KL weight; best-of-n against each; and where a second reward model of other pairs would have
+stopped. Needs `pipeline run recipes/demo` and `pipeline run recipes/alignment` first.
+
+    python benchmarks/overoptimisation.py            # about 40 minutes on two CPU cores; goes on where it stopped
+    python benchmarks/overoptimisation.py --steps 40 --pairs 100 --noise 0.25 --betas 0.0
+
+Writes runs/overoptimisation/ (a reward model and policies each in a stage directory), overoptimisation.json and .png there.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.alignment.frontier import read_frontier
+
+ROOT = Path("runs/overoptimisation")
+SERIES = {"proxy": "proxy (trained on)", "second": "second reward model", "judge": "hidden judge"}
+
+
+def stage(name: str, output: Path, **overrides: Any) -> Path:
+    """Run a stage of recipes/alignment with other values, unless it is up to date."""
+    words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    config = f"recipes/alignment/{name}.yaml"
+    subprocess.run(
+        [sys.executable, "-m", "pipeline", name, "--config", config, "--output_dir", str(output), *words], check=True
+    )
+    return output
+
+
+def summary(lines: list[dict[str, float]]) -> dict[str, float]:
+    """Where the judge was best, where the second reward model would have stopped, and where the run ended."""
+    best, stop = (max(lines, key=lambda line: line[key]) for key in ("judge", "second"))
+    end = lines[-1]
+    found = {"best_step": best["step"], "stop_step": stop["step"], "end_step": end["step"]}
+    found |= {"judge_start": lines[0]["judge"], "judge_best": best["judge"], "judge_stop": stop["judge"]}
+    found |= {"judge_end": end["judge"], "lost_by_stopping": best["judge"] - stop["judge"]}
+    return found | {"proxy_best": best["proxy"], "proxy_end": end["proxy"], "kl_end": end["kl"]}
+
+
+def draw(runs: dict[str, Path], path: Path) -> None:
+    """One panel a reward model: gains over the start against the root of KL, in standard units of none but themselves."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = sorted({name.rsplit(" beta", 1)[0] for name in runs})
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
+    for panel, name in zip(panels.flat, names, strict=False):
+        for number, (run, folder) in enumerate(item for item in runs.items() if item[0].startswith(name)):
+            lines, points = read_frontier(folder)
+            for colour, (key, label) in zip(("C0", "C2", "C3"), SERIES.items(), strict=True):
+                start = lines[0][key]
+                x = [math.sqrt(line["kl"]) for line in lines]
+                style = {"color": colour, "alpha": 1.0 if number == 0 else 0.45}
+                panel.plot(x, [line[key] - start for line in lines], "-", label=label if number == 0 else None, **style)
+                if number == 0 and points:
+                    x = [math.sqrt(point["kl"]) for point in points]
+                    gains = [point[key] - points[0][key] for point in points]
+                    panel.plot(x, gains, ":", color=colour, label=f"{label}, best of n")
+            panel.annotate(run.rsplit(" ", 1)[-1], (math.sqrt(lines[-1]["kl"]), lines[-1]["judge"] - lines[0]["judge"]))
+        panel.set(title=name, xlabel="√KL, nats", ylabel="gain over the start")
+        panel.axhline(0, color="0.8", linewidth=0.8)
+    panels.flat[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[100, 400, 3000])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.25])
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.0, 0.1])
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    arguments = parser.parse_args()
+    runs: dict[str, Path] = {}
+    for pairs in arguments.pairs:
+        for noise in arguments.noise:
+            label = f"{pairs} pairs, {noise:.0%} turned"
+            place = ROOT / f"{pairs}_{round(100 * noise)}"
+            # the same number of steps for all: few pairs are read more often
+            common = {"training_pairs": pairs, "label_noise": noise}
+            first = stage("reward", place / "reward", **common, max_steps=60, save_steps=60)
+            second = stage(
+                "reward", place / "second", **common, max_steps=60, save_steps=60, seed=2,
+                dataset_name="runs/demo/world/preferences_second",
+            )  # fmt: skip
+            for beta in arguments.betas:
+                runs[f"{label} beta={beta:g}"] = stage(
+                    "rlhf", place / f"rlhf_{beta:g}", reward_model_name_or_path=first, second_reward_model=second,
+                    beta=beta, max_steps=arguments.steps, save_steps=arguments.steps, frontier_steps=5, judge_limit=100,
+                    learning_rate=arguments.learning_rate, best_of=32 if beta == arguments.betas[0] else 0,
+                )  # fmt: skip
+    found = {name: summary(read_frontier(folder)[0]) for name, folder in runs.items()}
+    (ROOT / "overoptimisation.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    draw(runs, ROOT / "overoptimisation.png")
+    for name, one in found.items():
+        print(name, {key: round(value, 2) for key, value in one.items()})
+
+
+if __name__ == "__main__":
+    main()
