@@ -50,7 +50,7 @@ class MinhashRules:
     ngrams: int = 5
     buckets: int = BUCKETS
     hashes: int = HASHES
-    fold_numbers: bool = True
+    fold_numbers: bool = False
 
 
 class QuestionFile(NamedTuple):
