@@ -25,6 +25,8 @@ Config = TypeVar("Config")
 BESIDE_THE_RESULT = frozenset(
     # Where a run is written, watched and measured; a finished run may be evaluated anew without being trained anew.
     ("output_dir", "evaluations", "evaluation_batch_size", "sample_prompts", "sample_steps", "report_to", "run_name")
+    # With how many workers, and on which machines, a corpus is made: its tasks are the same.
+    + ("workers", "executor", "slurm")
 )
 
 
