@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -174,6 +175,19 @@ def test_truncated_gzip_is_counted_not_fatal(tmp_path, name):
     assert isinstance(records[-1], Document) and records[-1].text == "the next file is still read"
     if name == "a.jsonl.gz":
         assert len(records) > 500  # the rows before the damage are kept
+
+
+def test_a_page_of_200_megabytes_is_skipped_without_being_held(tmp_path):
+    with (tmp_path / "huge.html").open("wb") as file:
+        file.truncate(200_000_000)  # sparse: takes no room
+    (tmp_path / "line.jsonl").write_bytes(b'{"text": "' + b"x" * 30_000_000 + b'"}\n{"text": "the next line"}')
+    tracemalloc.start()
+    settings = CorpusSettings(input="")
+    records = [record for name in ("huge.html", "line.jsonl") for record in read_file(tmp_path / name, settings)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert reasons(records) == ["larger than 10,000,000 bytes", "line longer than 10,000,000 bytes"]
+    assert records[-1].text == "the next line" and peak < 50_000_000
 
 
 def test_damaged_parquet_and_text_that_is_not_utf8_are_counted(tmp_path):

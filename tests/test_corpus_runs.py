@@ -132,10 +132,10 @@ def test_a_file_is_read_by_several_tasks_and_every_record_by_one(tmp_path):
 
 
 def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path):
-    words = [f"w{(number * 7919) % 1103}" for number in range(1100)]
+    words = [f"w{(number * 7919) % 3203}" for number in range(3200)]
     texts = []
     for group in range(40):
-        base = words[group * 25 : group * 25 + 80] + [f"group{group}"] * 3
+        base = words[group * 80 : group * 80 + 80] + [f"group{group}"] * 3
         texts += [" ".join([*base[:copy], f"x{copy}", *base[copy:]]) for copy in range(5)]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     settings = CorpusSettings(
@@ -181,7 +181,7 @@ def test_slurm_runs_the_same_phases_and_gives_the_same_bytes(tmp_path):
     path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "slurm", keys + slurm)
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "FAKE_SLURM": str(log)}
     said = subprocess.run(command(path), check=True, env=environment, capture_output=True, text=True).stdout
-    assert "in 5 Slurm jobs" in said
+    assert "in 6 Slurm jobs" in said
     assert not (log / "failed.txt").exists(), (log / "log.txt").read_text()
     scripts = [script.read_text() for script in log.glob("*.slurm")]
     assert any(

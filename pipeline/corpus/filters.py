@@ -117,13 +117,14 @@ class Repair(BaseFilter):
     name = "repair"
 
     def __init__(self) -> None:
+        from datatrove.pipeline.formatters import FTFYFormatter
+
         super().__init__()
+        self.formatter = FTFYFormatter()
         self.replaced: Counter[str] = Counter()
 
     def filter(self, doc: Passing) -> Verdict:
-        from datatrove.pipeline.formatters import FTFYFormatter
-
-        mended = FTFYFormatter().format(doc.text)
+        mended = self.formatter.format(doc.text)
         if mended != doc.text:
             doc.text = mended
             self.replaced["documents mended"] += 1

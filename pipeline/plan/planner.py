@@ -65,6 +65,9 @@ class Planner:
                     yield f"{text} (from {producer.recipe.stage})"
                 elif recipe.exists(text):
                     yield text
+                elif ":" in text:  # an address, or a dump of Common Crawl
+                    self.hub.unchecked.append(f"{recipe.path}: {key}: whether {text} can be reached")
+                    yield text
                 elif not looks_like_a_path(text):
                     complaint = self.hub.ask(recipe, key, text)
                     self.complaints += [complaint] if complaint else []

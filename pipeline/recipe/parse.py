@@ -38,6 +38,9 @@ BESIDE_THE_RESULT = frozenset(
         "judge_limit",
         "judge_tokens",
         "judge_against",
+        "executor",
+        "slurm",
+        "workers",
         "rails",  # one that stopped a run may be widened, and the run goes on
     )
 )
