@@ -88,7 +88,6 @@ except TypeError:
     assert outcome(program, tests=tests, bare=bare) == ("passed", "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -104,8 +103,11 @@ except TypeError:
         "import gc\nseen = [o for o in gc.get_objects() if 'f(20)' in repr(o)[:9999]]\ndef f(x): return 400 if seen else 0",
         "import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame.f_back: frame = frame.f_back\n"
         "    return 400 if 'f(20)' in repr(frame.f_locals) + repr(frame.f_globals) else 0",
-        "def f(x):\n    import os\n    for n in range(64):\n        try:\n            if b'f(20)' in os.read(n, 9):"
+        pytest.param(  # it waits for more
+            "def f(x):\n    import os\n    for n in range(64):\n        try:\n            if b'f(20)' in os.read(n, 9):"
         " return 400\n        except OSError: pass",
+            marks=pytest.mark.slow,
+        ),
         "def f(x):\n    open('/proc/%d/mem' % __import__('os').getppid(), 'rb+')",
     ],
 )  # fmt: skip
