@@ -157,7 +157,7 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
             unfinished_penalty=recipe.arguments.unfinished_penalty,
             end_token_ids=end_token_ids(prepared.model, prepared.tokenizer),
         )
-        rewards = [Reward(RewardModel.__name__, reward_model, kind="unknown", judged=False), *rewards]
+        rewards = [Reward(reward_model.__name__, reward_model, kind="unknown", judged=False), *rewards]
     trainer = trainer_type(
         model=prepared.model,
         reward_funcs=for_trainer(rewards),

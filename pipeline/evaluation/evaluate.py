@@ -203,7 +203,8 @@ def format_results(results: Results) -> str:
             lines.append(f"  {name:<{width}}  {_percent(result['rate'], result)}  {counts}")
         elif "value" in result:
             interval = f"[{result['low']:.4f}, {result['high']:.4f}]"
-            lines.append(f"  {name:<{width}}  {result['value']:.4f}  {interval}  {result['n']} rows")
+            rows = f"  {result['n']} rows" if "n" in result else ""
+            lines.append(f"  {name:<{width}}  {result['value']:.4f}  {interval}{rows}")
         parts = {key: part for key, part in result.items() if isinstance(part, dict)}
         lines += [f"  {'':<{width}}  {_percent(part['value'], part)}  {key}" for key, part in parts.items()]
     return "\n".join(lines)
