@@ -175,10 +175,10 @@ def test_slurm_runs_the_same_phases_and_gives_the_same_bytes(tmp_path):
         (tools / name).chmod(0o755)
     write_crawl(tmp_path / "crawl", 20)
     keys = "deduplicate: minhash\nextractor: resiliparse\nvalidation_fraction: 0.2\n"
-    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "local", keys)
+    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "local" / "corpus", keys)
     subprocess.run(command(path), check=True)
     slurm = "executor: slurm\nslurm: {partition: cpu, time: '1:00:00', mem_per_cpu_gb: 3}\n"
-    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "slurm", keys + slurm)
+    path = recipe(tmp_path, tmp_path / "crawl", tmp_path / "slurm" / "corpus", keys + slurm)
     environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "FAKE_SLURM": str(log)}
     said = subprocess.run(command(path), check=True, env=environment, capture_output=True, text=True).stdout
     assert "in 6 Slurm jobs" in said

@@ -71,13 +71,13 @@ def test_an_interrupted_draw_goes_on_where_it_was_and_ends_the_same(tmp_path):
 
 @pytest.mark.slow
 def test_what_a_checkpoint_got_right_trains_the_next_one(tmp_path, tiny_world, monkeypatch):
-    (tmp_path / "judging.py").write_text(
+    (tmp_path / "evenness.py").write_text(
         "def even(completions, **columns):\n    return [float(len(text) % 2 == 0) for text in completions]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     recipe = write_recipe(
         tmp_path / "sample.yaml", output_dir=tmp_path / "samples", model_name_or_path=tiny_world / "model",
-        dataset_name=tiny_world / "problems.jsonl", reward_funcs=["judging.even"], samples=4, max_new_tokens=64,
+        dataset_name=tiny_world / "problems.jsonl", reward_funcs=["evenness.even"], samples=4, max_new_tokens=64,
         max_problems=12, temperature=3.0,
     )  # fmt: skip
     assert command("sample", "--config", recipe) == 0
