@@ -113,7 +113,7 @@ def play(program, limits, requests, replies):
     except OSError as error:
         reply(broken=f"{type(error).__name__}: {error}")
         os._exit(0)
-    names = {"__name__": "__main__", "__builtins__": builtins}
+    names: dict = {"__name__": "__main__", "__builtins__": builtins}
     try:
         exec(compile(program, "program.py", "exec"), names)
         sys.stdout.flush()
