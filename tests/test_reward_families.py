@@ -50,7 +50,7 @@ PEOPLE = [
         (["exact"], [{"prompt": q, "answer": a} for q, a in PLACES]),
         (["exact", "language:en", "repetition"], [{"prompt": q, "answer": a} for q, a in PLACES]),
         (["code"], PROGRAMS),
-        (["code", "think_format"], PROGRAMS),
+        pytest.param(["code", "think_format"], PROGRAMS, marks=pytest.mark.slow),
         (["tool_call"], CALLS),
         (["tool_call", "think_format"], CALLS),
         (["json_schema"], PEOPLE),
@@ -84,6 +84,7 @@ def test_without_answers_and_verifiers_just_junk_is_scored():
     ]
 
 
+@pytest.mark.slow
 def test_a_costly_reward_is_tried_on_a_few_rows_and_says_so():
     rows = [{**PROGRAMS[i % 2], "prompt": str(i)} for i in range(40)]
     calls = []
@@ -205,6 +206,7 @@ def test_tool_calls_are_read_as_the_template_writes_them_and_as_trl_parses_them(
 # --- code
 
 
+@pytest.mark.slow
 def test_programs_are_run_and_limits_are_counted():
     metrics = {}
     loop = "def f(x):\n    while True: pass"
