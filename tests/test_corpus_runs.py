@@ -208,7 +208,9 @@ def test_with_slurm_the_command_hands_the_work_over_and_waits_for_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["fineweb-mini", "fineweb-slurm", "webpages"])
-def test_the_recipes_plan_without_a_complaint(name):
+def test_the_recipes_plan_without_a_complaint(name, request, monkeypatch):
+    if name == "webpages":
+        monkeypatch.setenv("PIPELINE_DATA", str(request.getfixturevalue("shared_data")))
     from pipeline.plan import plan
 
     root = Path(__file__).parent.parent
