@@ -209,7 +209,7 @@ def test_templates_are_found_by_name_or_path(tmp_path):
     (tmp_path / "own.jinja").write_text("{{ messages }}\n")
     assert read_template(str(tmp_path / "own.jinja")) == "{{ messages }}"
     with pytest.raises(
-        PipelineError, match=r"chat template nothing: neither a file nor one of the shipped templates \(chatml"
+        PipelineError, match=r"chat template nothing: neither a file nor one of the shipped templates \(brief, chatml"
     ):
         read_template("nothing")
 

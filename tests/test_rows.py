@@ -234,7 +234,10 @@ def test_what_is_wrong_with_a_row_is_said(row, fault):
     "row",
     [
         {"messages": [USER, ANSWER]},
-        {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}]},
+        {
+            "messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}],
+            "tools": [{"name": "f"}],
+        },
         {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "y"}]}]},
         {"prompt": "", "completion": "y"},
         {"prompt": [USER], "completion": [ANSWER]},
