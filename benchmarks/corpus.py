@@ -211,23 +211,20 @@ def label_language(document) -> bool:  # type: ignore[no-untyped-def]
 def repeat_pages(target: Path, times: int) -> int:
     """The real pages `times` times, each time under other addresses; returns how many there are."""
     from warcio.archiveiterator import ArchiveIterator
-    from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter
 
     with (DATA / "pages.warc.gz").open("rb") as file:
         pages = [
-            (record.rec_headers.get_header("WARC-Target-URI"), record.http_headers.headers, record.raw_stream.read())
-            for record in ArchiveIterator(file)
+            (record.rec_headers.get_header("WARC-Target-URI"), record.raw_stream.read())
+            for record in ArchiveIterator(file, no_record_parse=True)
             if record.rec_type == "response"
         ]
     with target.open("wb") as file:
         writer = WARCWriter(file, gzip=True)
         for number in range(times):
-            for url, headers, body in pages:
-                http = StatusAndHeaders("200 OK", headers, protocol="HTTP/1.1")
+            for url, response in pages:
                 where = f"{url}{'&' if '?' in url else '?'}copy={number}"
-                record = writer.create_warc_record(where, "response", payload=BytesIO(body), http_headers=http)
-                writer.write_record(record)
+                writer.write_record(writer.create_warc_record(where, "response", payload=BytesIO(response)))
     return times * len(pages)
 
 

@@ -383,11 +383,12 @@ def test_calls_and_results_that_do_not_belong_together_are_refused_by_row(messag
 
 def test_a_rows_own_list_of_tools_goes_before_the_recipes():
     assert fault_of({"messages": CONVERSATION}) == (
-        "message 1 calls 'calculator', which the prompt does not list: name it in `tools`"
+        "message 1 calls 'calculator', which the prompt does not list: name it in `tools`, or list it in a system message"
     )
     own = json.dumps([{"type": "function", "function": {"name": "calculator"}}])
     assert fault_of({"messages": CONVERSATION, "tools": own}) is None
     assert fault_of({"messages": CONVERSATION, "tools": own.replace("cal", "Cal")}, {"calculator"}) is not None
+    assert fault_of({"messages": [{"role": "system", "content": "You can calculate."}, *CONVERSATION]}) is None
     prompted = {"prompt": CONVERSATION[:2], "completion": CONVERSATION[2:]}
     assert fault_of(prompted, {"calculator"}) is None and "name it in `tools`" in (fault_of(prompted) or "")
 

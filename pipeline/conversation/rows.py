@@ -175,12 +175,18 @@ def _fault_of_calls(messages: Sequence[Mapping[str, Any]], tools: set[str] | Non
         for call in calls:
             function = call.get("function") or call
             name = function.get("name")
+            if messages[0]["role"] == "system" and not tools:  # which may list them in words of its own
+                continue
             if not tools or name not in tools:
                 nearest = difflib.get_close_matches(str(name), tools or (), n=1)
                 return (
                     f"message {number} calls {name!r}, which the prompt does not list"
                     + (f" (nearest: {nearest[0]})" if nearest else "")
-                    + (": name it in `tools`" if not tools else f"; it lists {', '.join(sorted(tools))}")
+                    + (
+                        ": name it in `tools`, or list it in a system message"
+                        if not tools
+                        else f"; it lists {', '.join(sorted(tools))}"
+                    )
                 )
         waiting = len(calls)
     return None
