@@ -95,6 +95,38 @@ def test_a_truncated_warc_gives_its_whole_records_and_one_rejection(tmp_path):
     assert reasons(records) == ["truncated record"]
 
 
+def shares(path, slices):
+    settings = CorpusSettings(input=str(path))
+    return [record for slice in range(slices) for record in read_file(path, settings, slice, slices)]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_shares_of_a_warc_hold_every_record_once_and_in_order(tmp_path, zipped, damaged):
+    path = tmp_path / ("a.warc.gz" if zipped else "a.warc")
+    offsets = write_warc(path, pages(40), zipped)
+    if damaged:  # two records far apart: where reading goes on after the second counts from the file's start
+        content = bytearray(path.read_bytes())
+        for offset in (offsets[11], offsets[30]):
+            content[offset : offset + 190] = b"\0" * 190
+        path.write_bytes(content)
+    whole = shares(path, 1)
+    assert [record.url for record in whole if isinstance(record, Page)] == [
+        f"http://valley.example/{number}" for number in range(40) if not damaged or number not in (11, 30)
+    ]
+    assert len(reasons(whole)) == 2 * damaged
+    for slices in (2, 3, 7, 64):
+        assert shares(path, slices) == whole
+
+
+def test_a_warc_in_one_gzip_stream_is_shared_record_by_record(tmp_path):
+    path = tmp_path / "one.warc.gz"
+    write_warc(tmp_path / "a.warc", pages(9), False)
+    path.write_bytes(gzip.compress((tmp_path / "a.warc").read_bytes()))
+    found = [record.url for record in shares(path, 3)]
+    assert sorted(found) == sorted(record.url for record in shares(path, 1)) and len(found) == 9
+
+
 def test_text_jsonl_parquet_and_html_files_of_a_folder_are_read_in_order(tmp_path):
     folder = tmp_path / "in"
     (folder / "sub").mkdir(parents=True)

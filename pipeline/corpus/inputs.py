@@ -24,7 +24,7 @@ LOCAL_TASKS, MOST_TASKS = 16, 1_000
 
 
 class Part(NamedTuple):
-    """What a task reads of a source: the records whose number is `slice` modulo `slices`."""
+    """What a task reads of a source: one of `slices` shares of its records (see `pipeline.corpus.read.read_file`)."""
 
     source: str
     slice: int = 0

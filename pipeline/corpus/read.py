@@ -23,8 +23,7 @@ DAMAGE = (EOFError, OSError, zlib.error)
 def read_parts(parts: Iterable[Part], settings: CorpusSettings, downloads: Path) -> Iterator[Record]:
     """All records that a task reads, in order. A remote file lies in `downloads` while it is read."""
     for part in parts:
-        records = _read_source(part, settings, downloads)
-        yield from records if part.slices == 1 else islice(records, part.slice, None, part.slices)
+        yield from _read_source(part, settings, downloads)
 
 
 def file_problem(path: Path, settings: CorpusSettings) -> str | None:
@@ -68,17 +67,22 @@ def _read_source(part: Part, settings: CorpusSettings, downloads: Path) -> Itera
         yield from _named(read_file(path, settings), str(path), part.source)
         path.unlink()
     elif path.exists():
-        yield from read_file(path, settings)
+        yield from read_file(path, settings, part.slice, part.slices)
     else:
         yield from _read_hub(part.source, settings)
 
 
-def read_file(path: Path, settings: CorpusSettings) -> Iterator[Record]:
-    """The records of a local file."""
+def read_file(path: Path, settings: CorpusSettings, slice: int = 0, slices: int = 1) -> Iterator[Record]:
+    """The records of a local file, or one of `slices` shares of them."""
     form = settings.input_format if settings.input_format != "auto" else file_format(path)
     if form == "warc":
-        yield from read_warc(path, settings.max_page_bytes)
-    elif form == "html":
+        yield from read_warc(path, settings.max_page_bytes, slice, slices)
+    else:
+        yield from islice(_read_whole(path, form, settings), slice, None, slices)
+
+
+def _read_whole(path: Path, form: str | None, settings: CorpusSettings) -> Iterator[Record]:
+    if form == "html":
         yield from _read_html(path, settings)
     elif form == "text":
         yield from _read_text(path, settings)

@@ -1,8 +1,10 @@
 """Reading WARC files: every usable response, and every record that is damaged, with its reason."""
 
 import mmap
+import sys
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ HTML_TYPES = ("text/html", "application/xhtml+xml")
 GZIP_MAGIC, WARC_MAGIC = b"\x1f\x8b\x08", b"WARC/1."
 
 
-def read_warc(path: Path, max_page_bytes: int) -> Iterator[Record]:
+def read_warc(path: Path, max_page_bytes: int, slice: int = 0, slices: int = 1) -> Iterator[Record]:
     """Responses of a WARC file (plain, .gz, .zst) as pages; text records of a WET file as documents.
 
     A damaged record is rejected once, and reading goes on at the next record that can be read. FastWARC itself ends at
@@ -21,16 +23,28 @@ def read_warc(path: Path, max_page_bytes: int) -> Iterator[Record]:
     Args:
         path: The file.
         max_page_bytes: A body that is larger, also after its HTTP content encoding was undone, is rejected.
+        slice, slices: Only the records that begin in this one of so many equal stretches of the file. Where the file does
+            not show its records' beginnings (.zst, or one gzip stream around all of them), every `slices`-th record.
     """
-    if path.stat().st_size == 0:
-        yield Rejected("empty file", str(path))
+    size = path.stat().st_size
+    if size == 0:
+        if slice == 0:
+            yield Rejected("empty file", str(path))
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start: int = 0
+        if slices > 1 and _first_record(data, 1) < 0:
+            yield from islice(read_warc(path, max_page_bytes), slice, None, slices)
+            return
+        begin, end = size * slice // slices, size * (slice + 1) // slices
+        if slice == slices - 1:
+            end = sys.maxsize  # in a single gzip stream, places are those of what it unpacks to
+        start = _first_record(data, begin) if begin else 0
         good = True
-        while start >= 0:
+        while 0 <= start < end:
             try:
                 for record, position in _records(path, start):
+                    if position >= end:
+                        return
                     start, good = position, True
                     yield from _read_record(record, str(path), max_page_bytes)
                 return
@@ -48,11 +62,28 @@ def _records(path: Path, start: int) -> Iterator[tuple[Any, int]]:
         file.seek(start)
         kinds = WarcRecordType.response | WarcRecordType.conversion
         for record in ArchiveIterator(file, record_types=kinds, fsspec_args=False):
-            yield record, start + record.stream_pos
+            yield record, record.stream_pos
 
 
 def _next_record(data: mmap.mmap, start: int) -> int:
     return data.find(GZIP_MAGIC if data[:3] == GZIP_MAGIC else WARC_MAGIC, start)
+
+
+def _first_record(data: mmap.mmap, start: int) -> int:
+    """Where the first record at or behind a byte begins, -1 without one: bytes that merely look like a beginning are none."""
+    start = _next_record(data, start)
+    while start >= 0 and not _begins(data, start):
+        start = _next_record(data, start + 1)
+    return start
+
+
+def _begins(data: mmap.mmap, start: int) -> bool:
+    if data[:3] != GZIP_MAGIC:
+        return data[start - 4 : start] == b"\r\n\r\n"
+    try:
+        return zlib.decompressobj(31).decompress(data[start : start + 512], len(WARC_MAGIC)) == WARC_MAGIC
+    except zlib.error:
+        return False
 
 
 def _read_record(record: Any, source: str, limit: int) -> Iterator[Record]:
