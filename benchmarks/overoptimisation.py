@@ -4,7 +4,7 @@ Reward models on few and many pairs, with clean labels and with a quarter of the
 each without and with a KL weight; best-of-n against each; and where a second reward model of other pairs would have
 stopped. Needs `pipeline run recipes/demo` and `pipeline run recipes/alignment` first.
 
-    python benchmarks/overoptimisation.py            # about 40 minutes on two CPU cores; goes on where it stopped
+    python benchmarks/overoptimisation.py            # goes on where it stopped
     python benchmarks/overoptimisation.py --steps 40 --pairs 100 --noise 0.25 --betas 0.0
 
 Writes runs/overoptimisation/ (a reward model and policies each in a stage directory), overoptimisation.json and .png there.
