@@ -17,7 +17,6 @@ from datatrove.pipeline.dedup import (
     MinhashDedupSignature,
 )
 from datatrove.utils.text import TextNormConfig
-from datatrove.utils.word_tokenizers import load_word_tokenizer
 
 from pipeline.corpus.settings import MinhashRules
 from pipeline.corpus.steps import folded
@@ -84,14 +83,14 @@ class Signature(MinhashDedupSignature):
     """datatrove's signatures, some shingles at a time: all at once, a document of a million words takes gigabytes."""
 
     def __init__(self, folder: str, config: MinhashConfig):
-        super().__init__(folder, config)
-        self.word_tokenizer = None  # one for all tasks of a process, instead of one sent to each
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         import pipeline.corpus.words  # noqa: F401
 
-        self.word_tokenizer = load_word_tokenizer(self.language)
-        super().run(data, rank, world_size)
+        super().__init__(folder, config)
+        self.settings = folder, config
+
+    def __reduce__(self) -> Any:
+        """Made anew where it is sent, with the one word tokenizer of that process, instead of one sent to each task."""
+        return type(self), self.settings
 
     def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
         parts = [
