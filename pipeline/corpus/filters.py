@@ -12,13 +12,12 @@ from datatrove.data import Document as Passing
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from pipeline.corpus.extract import Extract
-from pipeline.corpus.settings import CorpusSettings, LanguageRules, ScoreRules, UrlRules
+from pipeline.corpus.settings import FILTERS_OF_WORDS, CorpusSettings, LanguageRules, ScoreRules, UrlRules
 from pipeline.errors import PipelineError
 
 LANGUAGE_CHARACTERS = 10_000
 """So much of a document's beginning tells its language."""
 
-THRESHOLDS = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 
 Verdict = bool | tuple[bool, str]
 
@@ -33,7 +32,7 @@ def early_filters(settings: CorpusSettings) -> Iterator[tuple[str, BaseFilter]]:
     yield "min_characters", MinCharacters(settings.min_characters)
     if settings.language:
         yield "language", Language(settings.language)
-    for name in THRESHOLDS:
+    for name in FILTERS_OF_WORDS:
         if chosen := getattr(settings, name):
             yield name, datatrove_filter(name)(**threshold_arguments(chosen))
     if settings.score:

@@ -18,9 +18,10 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.utils.logging import logger
 
 from pipeline.corpus.duplicates import Exact, Near
-from pipeline.corpus.filters import THRESHOLDS, early_filters, late_filters, score_columns
+from pipeline.corpus.filters import early_filters, late_filters, score_columns
 from pipeline.corpus.settings import CorpusSettings, MinhashRules
 from pipeline.corpus.steps import Counted, CutByPosition, Lottery, Read, ReadShards, Write, whole, write_whole
+from pipeline.corpus.worker import start_server
 
 PROGRESS_SECONDS = 10.0
 JOBS = "slurm_jobs.json"
@@ -160,12 +161,7 @@ def _executor(settings: CorpusSettings, phase: Phase, working: Path) -> Any:
         from datatrove.executor.ray import RayPipelineExecutor
 
         return RayPipelineExecutor(**common, workers=settings.workers or -1)
-    import multiprocess
-
-    # The processes of all phases are forked from one that has imported what they need.
-    words = settings.deduplicate == "minhash" or any(getattr(settings, name) for name in THRESHOLDS)
-    extractor = "resiliparse.extract.html2text" if settings.extractor == "resiliparse" else "trafilatura"
-    multiprocess.set_forkserver_preload([__name__, extractor, *(["pipeline.corpus.words"] if words else [])])
+    start_server(settings)
     return Local(**common, workers=min(settings.workers or available_cores(), phase.tasks))
 
 

@@ -13,6 +13,10 @@ def key(default: Any, help: str, **checks: Any) -> Any:
     return field(default=default, metadata={"help": help, **checks})
 
 
+FILTERS_OF_WORDS = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
+"""The keys of datatrove's quality filters."""
+
+
 @dataclass
 class UrlRules:
     """Pages to leave out by their address."""

@@ -14,7 +14,7 @@ from pipeline import checkpoint
 from pipeline.corpus.inputs import input_files, input_values, is_hub_id, is_remote
 from pipeline.corpus.questions import question_complaints, questions_of
 from pipeline.corpus.read import file_problem
-from pipeline.corpus.settings import CorpusSettings
+from pipeline.corpus.settings import FILTERS_OF_WORDS, CorpusSettings
 from pipeline.errors import PipelineError
 from pipeline.recipe.source import dotted, nearest
 from pipeline.recipe.values import Problem, convert, not_among
@@ -68,6 +68,10 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 def run(recipe: Recipe) -> None:
     """Read, extract, filter, deduplicate, scrub, decontaminate, split, write."""
+    from pipeline.corpus.worker import start_server
+
+    start_server(recipe.arguments)  # what follows is imported here while the server imports its own
+
     from pipeline.corpus.build import build
     from pipeline.corpus.card import dataset_card
     from pipeline.reporting import funnel_page
@@ -88,7 +92,7 @@ def run(recipe: Recipe) -> None:
 def _rule_complaints(settings: Arguments) -> list[str]:
     """What is wrong with the mappings whose names and types datatrove and other modules define."""
     complaints = []
-    for name in ("gopher_repetition", "gopher_quality", "c4", "fineweb"):
+    for name in FILTERS_OF_WORDS:
         if isinstance(getattr(settings, name), dict):
             from pipeline.corpus.filters import thresholds_of
 

@@ -1,0 +1,17 @@
+"""The server that local workers are forked from: it imports once what all of them need, while the stage still starts."""
+
+from pipeline.corpus.settings import FILTERS_OF_WORDS, CorpusSettings
+
+
+def start_server(settings: CorpusSettings) -> None:
+    """Start the server, unless it runs or no worker will need it, and return at once."""
+    import multiprocess
+    from multiprocess.forkserver import ensure_running
+
+    if settings.executor == "local" and settings.workers != 1:
+        extractor = "resiliparse.extract.html2text" if settings.extractor == "resiliparse" else "trafilatura"
+        words = settings.deduplicate == "minhash" or any(getattr(settings, name) for name in FILTERS_OF_WORDS)
+        # pyarrow imports pandas as soon as it makes an array of Python objects
+        modules = ["pipeline.corpus.phases", extractor, "pandas", *(["pipeline.corpus.words"] if words else [])]
+        multiprocess.set_forkserver_preload(modules)
+        ensure_running()
