@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -30,7 +31,8 @@ BEST_OF_N = "best_of_n.json"
 
 class Frontier(TrainerCallback):
     """Writes `frontier.jsonl`: {"step", "kl", "proxy", "second", "judge", "length", "ended"}, means over fresh answers to
-    `judge_prompts` at temperature 1, and `best_of_n.json`, the same of best-of-n, the second optimiser.
+    `judge_prompts` at temperature 1, with the standard errors of the scores ("judge_error"), and `best_of_n.json`, the
+    same of best-of-n, the second optimiser.
 
     KL is exact over the vocabulary, in nats a completion. With `stop_patience` the run stops by the second reward model and
     the best weights by it are put back into the model. Every rank measures the same, so that all stop together; the first
@@ -109,12 +111,14 @@ class Frontier(TrainerCallback):
 
     def _measure(self, model: Any, state: TrainerState) -> None:
         answers = self._answers(model, 1)
+        scores = self._scores(answers, 1)
         encoded = self.tokenizer(self.texts, add_special_tokens=False)["input_ids"]
         written = [answer.token_ids for answer in answers]
         line = {
             "step": state.global_step,
             "kl": completion_kl(model, self.reference, encoded, written, self.tokenizer.pad_token_id),
-            **{name: sum(scores) / len(scores) for name, scores in self._scores(answers, 1).items()},
+            **{name: mean(found) for name, found in scores.items()},
+            **{f"{name}_error": stdev(found) / math.sqrt(len(found)) for name, found in scores.items() if found[1:]},
             "length": sum(map(len, written)) / len(written),
             "ended": sum(answer.ended for answer in answers) / len(answers),
         }
