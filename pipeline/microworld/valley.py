@@ -118,11 +118,7 @@ ATTRIBUTES = (
             "Which trade did {n} learn?",
             "Do you know what {n} does for work?",
         ),
-        (
-            "I would like to know the job of {n}.",
-            "Please name the trade of {n}.",
-            "What job does {n} do for a living?",
-        ),
+        ("I would like to know the job of {n}.", "Please name the trade of {n}.", "What job does {n} do for a living?"),
         "{n} works as a {v}.",
     ),
     Attribute(
@@ -186,11 +182,7 @@ ATTRIBUTES = (
             "What pet shares the house with {n}?",
             "Do you know which pet {n} keeps?",
         ),
-        (
-            "I would like to know what pet {n} keeps.",
-            "Please name the pet of {n}.",
-            "Which pet does {n} have at home?",
-        ),
+        ("I would like to know what pet {n} keeps.", "Please name the pet of {n}.", "Which pet does {n} have at home?"),
         "{n} keeps a {v}.",
     ),
     Attribute(
