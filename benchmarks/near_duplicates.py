@@ -22,13 +22,23 @@ from datatrove.data import Document
 from datatrove.utils.logging import logger
 
 from pipeline.corpus.duplicates import Near
-from pipeline.corpus.near_duplicates import BUCKETS, HASHES, detection_probability
-from pipeline.corpus.settings import MinhashRules
+from pipeline.corpus.settings import BUCKETS, HASHES, MinhashRules
 
 ROOT = Path(__file__).parent.parent
 LEVELS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
 SETTINGS = ((9, 4), (12, 5), (16, 6), (20, 6), (20, 7), (BUCKETS, HASHES), (14, 8), (20, 8), (26, 8))
 WORDS = 300
+
+
+def detection_probability(similarity: float, buckets: int = BUCKETS, hashes: int = HASHES) -> float:
+    """The chance that two documents agree on all hashes of a bucket: 1 - (1 - s^hashes)^buckets.
+
+    Args:
+        similarity: Jaccard similarity s of the documents' sets of shingles, 0 to 1.
+        buckets: How many buckets there are.
+        hashes: Minimal hashes that make up a bucket; two sets share each with probability s (Broder 1997).
+    """
+    return float(1 - (1 - similarity**hashes) ** buckets)
 
 
 def removed(texts: list[str], buckets: int, hashes: int, known: dict[str, Any] | None = None) -> tuple[set[int], float]:

@@ -29,6 +29,7 @@ def sha256(path: Path) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` aside, flush it to the disk, and rename it to `path`: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

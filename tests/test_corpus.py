@@ -97,16 +97,25 @@ def test_shards_close_at_their_size_and_read_back_in_order(tmp_path):
             writer.write(document)
     assert [pq.read_metadata(path).num_rows for path in sorted((tmp_path / "train").iterdir())] == [10, 10, 5]
     assert list(read_documents(tmp_path / "train")) == given
-    assert writer.bytes == sum(len(document.text.encode()) for document in given)
+    assert writer.sizes["bytes"] == sum(len(document.text.encode()) for document in given)
 
 
 def test_the_size_of_the_text_is_known_from_the_footers(tmp_path):
     with ShardWriter(tmp_path / "train", 10) as writer:
         for number in range(25):
             writer.write(Document(f"text {number} " * 100, "s"))
-    assert text_bytes(tmp_path / "train") == pytest.approx(writer.bytes, rel=0.02)
+    assert text_bytes(tmp_path / "train") == pytest.approx(writer.sizes["bytes"], rel=0.02)
 
 
 def test_reading_shards_from_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(PipelineError, match="no Parquet shards here"):
         list(read_texts(tmp_path))
+
+
+@pytest.mark.parametrize("read", [text_bytes, lambda folder: list(read_texts(folder))])
+def test_shards_without_a_text_column_are_named(tmp_path, read):
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"content": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(PipelineError, match=r"a.parquet: no column `text`; found content"):
+        read(tmp_path)

@@ -16,7 +16,7 @@ from pipeline.corpus.document import Document, Page
 from pipeline.corpus.extract import Extract, decode
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.shards import read_documents
-from pipeline.corpus.steps import Counted, read_counts, to_passing
+from pipeline.corpus.steps import Counted, to_passing, total_count
 
 
 def test_encodings_are_taken_from_header_then_utf8_then_meta_tag():
@@ -45,8 +45,8 @@ def extracted(records, folder, seconds=10.0, extractor="trafilatura"):
     """Addresses of what extraction keeps, and reasons of what it drops by address."""
     step = Counted("extract", Extract(extractor, "balance", seconds), folder)
     kept = [passing.metadata["url"] for passing in step.run(iter([to_passing(one, "0") for one in records]))]
-    (count,) = read_counts(folder, "extract")
-    return kept, {row["url"]: row["reason"] for row in count["sample"]}
+    count = total_count(folder, "extract")
+    return kept, {row["url"]: row["reason"] for row in count.sample}
 
 
 def test_a_page_that_takes_too_long_is_skipped(tmp_path):

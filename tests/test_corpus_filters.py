@@ -6,7 +6,7 @@ import pytest
 from crawl import HTML, article, run, write_warc
 from fakes import complaints_of
 
-from pipeline.corpus.filters import datatrove_filter
+from pipeline.corpus.filters import THRESHOLDS
 from pipeline.corpus.settings import CorpusSettings, UrlRules
 from pipeline.stages import corpus as stage
 
@@ -124,7 +124,7 @@ def test_a_document_that_a_filter_fails_on_is_counted_and_not_fatal(tmp_path, mo
     def fail(self, doc):
         return True if doc.text == GOOD else 1 / 0
 
-    monkeypatch.setattr(datatrove_filter("gopher_quality"), "filter", fail)
+    monkeypatch.setattr(THRESHOLDS["gopher_quality"], "filter", fail)
     documents, table = filtered(tmp_path / "a", [("odd", "odd"), (GOOD, "good")], gopher_quality=True)
     assert [document.url for document in documents] == ["good"]
     assert table["gopher_quality"]["reasons"] == {"the step failed on it (ZeroDivisionError)": 1}
@@ -233,6 +233,7 @@ def test_samples_and_reasons_of_a_step_are_bounded(tmp_path):
         ({"scrub": ["emial"]}, r"scrub\[0\]: .*did you mean email"),
         ({"decontaminate": "no-such.yaml"}, "decontaminate: no-such.yaml"),
         ({"decontaminate": "no-such.jsonl"}, "decontaminate: no-such.jsonl does not exist"),
+        ({"decontaminate_overlap": 3}, "decontaminate_overlap: must be at least 4, found 3"),
         ({"executor": "slurm"}, "slurm.partition: is missing"),
         ({"executor": "slurm", "slurm": {"partition": "cpu", "time": 72000}}, "slurm.time: expected text, found 72000"),
         ({"slurm": {"partition": "cpu", "time": "1:00", "mem_per_cpu": 2}}, "did you mean mem_per_cpu_gb"),

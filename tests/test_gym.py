@@ -10,7 +10,7 @@ from conftest import command, grpo_recipe, metrics_of
 
 from pipeline.errors import PipelineError
 from pipeline.rewards import find
-from pipeline.rewards.gym import final_answer
+from pipeline.rewards.gym import answer_text
 from pipeline.training import gym
 from pipeline.training.data import load_rows
 
@@ -59,11 +59,12 @@ def test_partial_credit_is_given_only_when_asked_for():
 
 
 def test_final_answers_as_text():
-    assert final_answer("<think>\nThe answer is x\n</think>\n\\boxed{a b}") == "a b"
-    assert final_answer("so\n#### 4, 5") == "4, 5"
-    assert final_answer("The answer is 4. The answer is 5.") is None
-    assert final_answer("<think>\nstill") is None
-    assert final_answer("pear") == "pear"
+    assert answer_text("<think>\nThe answer is x\n</think>\n\\boxed{a b}") == "a b"
+    assert answer_text("so\n#### 4, 5") == "4, 5"
+    assert answer_text("The answer is 4. The answer is 5.") is None
+    assert answer_text("The answer is 4. The answer is 4.") is None  # as everywhere: one answer, told once
+    assert answer_text("<think>\nstill") is None
+    assert answer_text("pear") == "pear"
 
 
 @pytest.mark.slow

@@ -270,6 +270,8 @@ def test_a_required_key_that_is_missing_is_named():
     ("text", "message"),
     [
         ("a: [1, 2\nb: 3\n", ":2: not valid YAML"),
+        ("a: \x07\n", "sft.yaml: not valid YAML: unacceptable character #x0007"),
+        ("a: 2026-13-01\n", "sft.yaml: not valid YAML: month must be in 1..12"),
         ("- a\n- b\n", "a recipe is a mapping of `key: value` lines, found a list"),
         ("just words\n", "a recipe is a mapping of `key: value` lines, found a str"),
     ],

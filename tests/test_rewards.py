@@ -287,15 +287,15 @@ def test_dotted_paths_are_found_in_the_current_folder(own_module):
 @pytest.mark.parametrize(
     ("entries", "kwargs", "message"),
     [
-        (["numerc"], None, "unknown reward 'numerc'.*Did you mean numeric"),
+        (["numerc"], None, "unknown reward 'numerc'.*did you mean numeric"),
         (["no_such_module.f"], None, "'no_such_module' cannot be imported"),
-        (["own_rewards.shrt"], None, "nothing named 'shrt'. Did you mean short"),
+        (["own_rewards.shrt"], None, "nothing named 'shrt'; did you mean short"),
         (["own_rewards.number"], None, "is a int, not a function"),
         (["numeric", "numeric"], None, "'numeric' is listed more than once"),
         (["numeric"], {"length": {}}, "'length' is not among reward_funcs"),
-        (["length"], {"length": {"max_token": 3}}, "takes no parameter 'max_token'.*Did you mean max_tokens"),
+        (["length"], {"length": {"max_token": 3}}, "takes no parameter 'max_token'.*did you mean max_tokens"),
         (["length"], None, "length needs a value for 'max_tokens'"),
-        (["own_rewards.short"], {"own_rewards.short": {"limt": 2}}, "takes no parameter 'limt'.*Did you mean limit"),
+        (["own_rewards.short"], {"own_rewards.short": {"limt": 2}}, "takes no parameter 'limt'.*did you mean limit"),
         ([], None, "reward_funcs is empty"),
     ],
 )

@@ -222,6 +222,8 @@ USER, ANSWER = {"role": "user", "content": "x"}, {"role": "assistant", "content"
         ({"prompt": "x", "completion": None}, "completion is None"),
         ({"prompt": None, "completion": "y"}, "prompt is None"),
         ({"prompt": [USER], "completion": [USER]}, "completion: no assistant turn"),
+        ({"messages": [USER, ANSWER], "tools": "[{"}, "tools: expected a list of JSON schemas"),
+        ({"messages": [USER, ANSWER], "tools": [{"function": {}}]}, "tools: expected a list of JSON schemas"),
         ({"text": "  "}, "text is empty"),
         ({"text": None}, "text is empty"),
     ],
@@ -343,6 +345,14 @@ def test_absurd_data_is_refused(rows, share, complaint):
 def test_sensible_data_is_let_through():
     found = preview.look(rows_of(*[(10, 5)] * 9, (30, 5)), max_length=12)
     preview.refuse_absurd(found, name="x", max_length=12, max_truncated_share=0.1)
+
+
+def test_a_supervised_part_of_white_space_alone_is_refused(tokenizer):
+    (space,) = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    rows = [{"labels": [-100, space, -100, tokenizer.eos_token_id, space, -100]}]
+    with pytest.raises(PipelineError, match=r"x, row 0: a supervised part ends in '\\n'"):
+        preview.refuse_open_turns(rows, tokenizer, name="x")
+    preview.refuse_open_turns([{"labels": rows[0]["labels"][2:]}], tokenizer, name="x")
 
 
 def test_the_first_row_is_shown_with_its_supervised_tokens_marked(tokenizer):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -93,16 +94,14 @@ def refuse_open_turns(rows: Iterable[Mapping[str, Any]], tokenizer: Any, *, name
     which some templates supervise too, does not count.
     """
     for number, row in enumerate(rows):
-        labels = list(row["labels"])
-        for end in (
-            i for i, label in enumerate(labels) if label != -100 and (i + 1 == len(labels) or labels[i + 1] == -100)
+        for part in (
+            list(run) for supervised, run in groupby(row["labels"], lambda label: label != -100) if supervised
         ):
-            last = end
-            while last > 0 and labels[last] != -100 and not tokenizer.decode([labels[last]]).strip():
-                last -= 1
-            if labels[last] != tokenizer.eos_token_id:
+            while len(part) > 1 and not tokenizer.decode(part[-1:]).strip():
+                part.pop()
+            if part[-1] != tokenizer.eos_token_id:
                 raise PipelineError(
-                    f"{name}, row {number}: a supervised part ends in {tokenizer.decode([labels[last]])!r} instead of "
+                    f"{name}, row {number}: a supervised part ends in {tokenizer.decode(part[-1:])!r} instead of "
                     f"{tokenizer.eos_token!r}. The model would not learn to stop. Put the end-of-turn token inside the "
                     f"template's generation marks, or name the right one in eos_token."
                 )
@@ -112,15 +111,9 @@ def show(row: Mapping[str, Any], tokenizer: Any, max_length: int | None, *, colo
     """One row decoded, supervised tokens marked: green on a terminal, between ⟦ and ⟧ elsewhere."""
     colour = sys.stdout.isatty() if colour is None else colour
     opening, closing = ("\x1b[32m", "\x1b[0m") if colour else ("⟦", "⟧")
-    ids, labels = list(row["input_ids"])[:max_length], list(row["labels"])[:max_length]
-    parts: list[str] = []
-    start = 0
-    while start < len(ids):
-        stop = start
-        supervised = labels[start] != -100
-        while stop < len(ids) and (labels[stop] != -100) == supervised:
-            stop += 1
-        text = tokenizer.decode(ids[start:stop])
+    tokens = list(zip(row["input_ids"], row["labels"], strict=True))[:max_length]
+    parts = []
+    for supervised, run in groupby(tokens, lambda token: token[1] != -100):
+        text = tokenizer.decode([number for number, _ in run])
         parts.append(f"{opening}{text}{closing}" if supervised else text)
-        start = stop
     return "".join(parts)

@@ -11,15 +11,9 @@ ROLES = {"system", "user", "assistant", "tool"}
 # ShareGPT's names (`conversations` of `from` and `value`). TRL reads the form but hands the names to the template.
 SHAREGPT = {
     "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "function_response": "tool",
-    "observation": "tool",
-    "tool": "tool",
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing"), "assistant"),
+    **dict.fromkeys(("function_response", "observation", "tool"), "tool"),
 }
 SHOWN = 5
 
@@ -64,13 +58,10 @@ def normalise(
         return rows.select([number for number in range(len(rows)) if number not in bad]), len(bad)
     listed = "\n".join(f"  row {number}: {fault}" for number, fault in list(bad.items())[:SHOWN])
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    advice = "Mend them, or set `invalid_rows: drop` to leave them out."
     raise PipelineError(
         f"{source}: {len(bad)} of {len(rows)} rows cannot be trained on:\n{listed}{more}\n"
-        + (
-            "No row would be left."
-            if len(bad) == len(rows)
-            else "Mend them, or set `invalid_rows: drop` to leave them out."
-        )
+        f"{'No row would be left.' if len(bad) == len(rows) else advice}"
     )
 
 
@@ -86,14 +77,10 @@ def list_tools(rows: Any, tools: Sequence[Callable[..., Any]], source: str) -> A
 
     first = next(iter(rows))
     if "tools" in first or not ("messages" in first or isinstance(first.get("prompt"), list)):
-        raise PipelineError(
-            f"{source}: the recipe lists tools, but its rows "
-            + (
-                "have a column `tools` of their own: keep one of the two."
-                if "tools" in first
-                else "are no conversations."
-            )
+        found = (
+            "have a column `tools` of their own: keep one of the two" if "tools" in first else "are no conversations"
         )
+        raise PipelineError(f"{source}: the recipe lists tools, but its rows {found}.")
     column = json.dumps([get_json_schema(tool) for tool in tools])
     return rows.map(lambda row: {"tools": column})
 
@@ -105,22 +92,23 @@ def fault_of(row: Mapping[str, Any], tools: set[str] | None = None) -> str | Non
         tools: Names of the tools that the row may call; its own column `tools` goes before.
     """
     if row.get("tools"):
-        schemas = json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"]
-        tools = {schema.get("function", schema)["name"] for schema in schemas}
+        try:
+            schemas = json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"]
+            tools = {schema.get("function", schema)["name"] for schema in schemas}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"tools: expected a list of JSON schemas of functions with names, found {str(row['tools'])[:60]!r}"
     if "messages" in row:
         return _fault_of_messages(row["messages"], needs_assistant=True) or _fault_of_calls(row["messages"], tools)
     if "completion" in row:
+        before = row["prompt"] if isinstance(row["prompt"], list) else []
         for part in ("prompt", "completion"):
-            value = row[part]
+            value, taught = row[part], part == "completion"
             if isinstance(value, list):
-                fault = _fault_of_messages(value, needs_assistant=part == "completion")
-                if not fault and part == "completion":
-                    fault = _fault_of_calls(
-                        [*(row["prompt"] if isinstance(row["prompt"], list) else ()), *value], tools
-                    )
+                fault = _fault_of_messages(value, needs_assistant=taught)
+                fault = fault or (_fault_of_calls([*before, *value], tools) if taught else None)
                 if fault:
                     return f"{part}: {fault}"
-            elif not isinstance(value, str) or (part == "completion" and not value.strip()):
+            elif not isinstance(value, str) or (taught and not value.strip()):
                 return f"{part} is {'empty' if isinstance(value, str) else repr(value)}"
         return None
     text = row.get("text")
@@ -129,11 +117,9 @@ def fault_of(row: Mapping[str, Any], tools: set[str] | None = None) -> str | Non
 
 def from_sharegpt(turns: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """ShareGPT's turns as messages; a role without a counterpart is kept, and refused by `normalise` with its row."""
-    return [
-        {"role": SHAREGPT.get(str(turn.get("from", turn.get("role"))), str(turn.get("from", turn.get("role")))),
-         "content": turn.get("value", turn.get("content"))}
-        for turn in turns
-    ]  # fmt: skip
+    roles = [str(turn.get("from", turn.get("role"))) for turn in turns]
+    contents = [turn.get("value", turn.get("content")) for turn in turns]
+    return [{"role": SHAREGPT.get(role, role), "content": said} for role, said in zip(roles, contents, strict=True)]
 
 
 def _fault_of_messages(messages: Any, *, needs_assistant: bool) -> str | None:
@@ -178,15 +164,10 @@ def _fault_of_calls(messages: Sequence[Mapping[str, Any]], tools: set[str] | Non
             if messages[0]["role"] == "system" and not tools:  # which may list them in words of its own
                 continue
             if not tools or name not in tools:
-                nearest = difflib.get_close_matches(str(name), tools or (), n=1)
-                return (
-                    f"message {number} calls {name!r}, which the prompt does not list"
-                    + (f" (nearest: {nearest[0]})" if nearest else "")
-                    + (
-                        ": name it in `tools`, or list it in a system message"
-                        if not tools
-                        else f"; it lists {', '.join(sorted(tools))}"
-                    )
-                )
+                close = difflib.get_close_matches(str(name), tools or (), n=1)
+                hint = f" (nearest: {close[0]})" if close else ""
+                listed = f"; it lists {', '.join(sorted(tools))}" if tools else ""
+                advice = listed or ": name it in `tools`, or list it in a system message"
+                return f"message {number} calls {name!r}, which the prompt does not list{hint}{advice}"
         waiting = len(calls)
     return None

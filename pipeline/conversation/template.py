@@ -125,26 +125,20 @@ def refuse_toolless_template(tokenizer: "PreTrainedTokenizerBase", source: str) 
         )
 
 
-def end_of_turn(tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> str:
-    """The token that ends an assistant's turn in a chat template: what the model must learn, and generation stop at.
-
-    Args:
-        tokenizer: A tokenizer with a chat template.
-        template: A Jinja file to look at instead of the tokenizer's own template.
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The token that ends an assistant's turn in the tokenizer's chat template: what the model must learn, and generation
+    stop at.
 
     Raises:
         PipelineError: There is no template, or a turn ends in ordinary text.
     """
-    chosen = tokenizer.chat_template
-    if template is not None and Path(template).is_file():
-        chosen = Path(template).read_text(encoding="utf-8")
-    if not chosen:
+    if not tokenizer.chat_template:
         raise PipelineError(
             "The tokenizer has no chat template, but the data are conversations. Name one in chat_template_path "
             "(a Jinja file, or a model whose template to take), or start from a tokenizer of the tokenizer stage."
         )
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-    text = tokenizer.apply_chat_template(messages, chat_template=chosen, tokenize=False)
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     tokens = [
         token for token in tokenizer.convert_ids_to_tokens(ids) if tokenizer.convert_tokens_to_string([token]).strip()

@@ -34,7 +34,6 @@ def train_bpe(
     end_of_text: str,
     pad: str,
     split_digits: bool = False,
-    model_max_length: int = 1_000_000,
 ) -> "PreTrainedTokenizerBase":
     """Train a byte-level BPE tokenizer.
 
@@ -49,7 +48,6 @@ def train_bpe(
         end_of_text: The EOS token, one of `control_tokens`.
         pad: The padding token, one of `control_tokens` and another than `end_of_text`.
         split_digits: Every digit a token of its own.
-        model_max_length: Above this the tokenizer warns; the limit that counts is the model's.
 
     Raises:
         PipelineError: `vocab_size` has no room for the bytes and the reserved tokens, or there was no text.
@@ -89,7 +87,7 @@ def train_bpe(
         eos_token=end_of_text,
         pad_token=pad,
         extra_special_tokens=[token for token in control_tokens if token not in (end_of_text, pad)],
-        model_max_length=model_max_length,
+        model_max_length=1_000_000,  # above it the tokenizer warns; the limit that counts is the model's
         clean_up_tokenization_spaces=False,
         padding_side="right",
     )
@@ -124,9 +122,7 @@ class Sampler:
         return True
 
 
-def load_tokenizer(
-    name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> "PreTrainedTokenizerBase":
+def load_tokenizer(name_or_path: str) -> "PreTrainedTokenizerBase":
     """A fast tokenizer from a local directory or the hub.
 
     Raises:
@@ -140,7 +136,7 @@ def load_tokenizer(
             f"save_pretrained or by the tokenizer stage."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise PipelineError(
@@ -196,13 +192,13 @@ def round_trip_failures(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[st
     return failures
 
 
-def arbitrary_texts(count: int = 200, length: int = 200, seed: int = 0) -> list[str]:
+def arbitrary_texts(seed: int = 0) -> list[str]:
     """Random bytes read as UTF-8 with replacement, random characters of all planes, and the awkward cases by hand."""
     choice = random.Random(seed)
     by_hand = ["", " ", "\n", "\t \r\n  x", "  two  spaces ", "\x00\x01", "e\u0301 \u00e9", "12345", " 1 2"]
-    raw = [choice.randbytes(length).decode("utf-8", "replace") for _ in range(count // 2)]
-    points = [p for p in (choice.randrange(0x110000) for _ in range(count // 2 * length)) if not 0xD800 <= p < 0xE000]
-    drawn = ["".join(map(chr, points[start : start + length])) for start in range(0, len(points), length)]
+    raw = [choice.randbytes(200).decode("utf-8", "replace") for _ in range(100)]
+    points = [p for p in (choice.randrange(0x110000) for _ in range(20_000)) if not 0xD800 <= p < 0xE000]
+    drawn = ["".join(map(chr, points[start : start + 200])) for start in range(0, len(points), 200)]
     return by_hand + raw + drawn
 
 

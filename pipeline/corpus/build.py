@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.funnel import Funnel
+from pipeline.corpus.funnel import Step, summary, table
 from pipeline.corpus.inputs import input_files, partition
 from pipeline.corpus.phases import phases_of, run_phases, step_names
 from pipeline.corpus.questions import question_files
 from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.steps import TASKS, read_counts, sum_sizes, write_whole
+from pipeline.corpus.steps import TASKS, sum_sizes, total_count
 from pipeline.errors import PipelineError
+from pipeline.manifest import write_atomically
 
 
 def build(settings: CorpusSettings, folder: Path, working: Path | None = None) -> dict[str, Any] | None:
@@ -45,14 +46,12 @@ def build(settings: CorpusSettings, folder: Path, working: Path | None = None) -
     phases = phases_of(settings, working, tasks)
     if not run_phases(settings, phases, working):
         return None
-    funnel = Funnel(*dict.fromkeys(step_names(phases)))
-    for name in funnel.steps:
-        funnel.add(read_counts(working, name))
-    print(funnel.table(), flush=True)
+    steps = [total_count(working, name) for name in dict.fromkeys(step_names(phases))]
+    print(table(steps), flush=True)
     sizes = sum_sizes(working / "result")
     train, validation = sizes["train"], sizes["validation"]
     try:
-        _check_result(settings, funnel, train["documents"], validation["documents"])
+        _check_result(settings, steps, train["documents"], validation["documents"])
     except PipelineError:
         shutil.rmtree(working)  # nothing to go on with: the recipe must change
         raise
@@ -60,9 +59,10 @@ def build(settings: CorpusSettings, folder: Path, working: Path | None = None) -
         if sizes[split]["documents"]:
             shutil.copytree(working / "result" / split, folder / split, copy_function=_link, dirs_exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    funnel.write(folder / "removed.json")
+    removed = json.dumps([step.to_json() for step in steps], indent=2, ensure_ascii=False)
+    (folder / "removed.json").write_text(removed + "\n", encoding="utf-8")
     seconds = time.monotonic() - started
-    read = funnel["read"].documents_in
+    read = steps[0].documents_in
     print(
         f"corpus: {train['documents']:,} documents ({train['bytes'] / 1e6:.2f} MB) to train on, "
         f"{validation['documents']:,} ({validation['bytes'] / 1e6:.2f} MB) held out; {read:,} records in {seconds:.1f} s, "
@@ -82,7 +82,7 @@ def _tasks(settings: CorpusSettings, working: Path) -> int:
     path = working / TASKS
     if not path.exists():
         parts = partition(settings, input_files(settings, downloads=working / "downloads"))
-        write_whole(path, json.dumps(parts))
+        write_atomically(path, json.dumps(parts))
     return len(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -95,11 +95,11 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _check_result(settings: CorpusSettings, funnel: Funnel, train: int, validation: int) -> None:
-    if not list(funnel.steps.values())[-1].documents_out:
+def _check_result(settings: CorpusSettings, steps: list[Step], train: int, validation: int) -> None:
+    if not steps[-1].documents_out:
         raise PipelineError(
-            f"input: no document left of {funnel['read'].documents_in:,} records in {settings.input}"
-            + (f" ({funnel.summary()})." if funnel.summary() else ": the input is empty.")
+            f"input: no document left of {steps[0].documents_in:,} records in {settings.input}"
+            + (f" ({summary(steps)})." if summary(steps) else ": the input is empty.")
         )
     if train == 0 or (settings.validation_fraction > 0 and validation == 0):
         empty = "train" if train == 0 else "validation"

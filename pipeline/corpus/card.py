@@ -5,19 +5,10 @@ from typing import Any
 
 from pipeline.corpus.settings import CorpusSettings
 
-SIZES = (
-    "1K",
-    "10K",
-    "100K",
-    "1M",
-    "10M",
-    "100M",
-    "1B",
-    "10B",
-    "100B",
-    "1T",
-)  # the hub's, each ten times the one before
-NOT_TOLD = ("output_dir", "questions", "workers", "executor", "slurm", "tasks", "license")
+SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+"""The hub's, each ten times the one before."""
+
+NOT_TOLD = ("input", "output_dir", "questions", "workers", "executor", "slurm", "tasks", "license")
 
 
 def dataset_card(settings: CorpusSettings, facts: dict[str, Any], steps: list[dict[str, Any]]) -> str:
@@ -53,11 +44,8 @@ def size_category(documents: int) -> str:
 
 def _body(settings: CorpusSettings, facts: dict[str, Any], steps: list[dict[str, Any]]) -> str:
     sources = [settings.input] if isinstance(settings.input, str) else settings.input
-    given = [
-        (field.name, getattr(settings, field.name))
-        for field in dataclasses.fields(settings)
-        if field.name not in (*NOT_TOLD, "input") and getattr(settings, field.name) != field.default
-    ]
+    known = {field.name: field.default for field in dataclasses.fields(settings)}
+    given = [(name, value) for name, value in dataclasses.asdict(settings).items() if value != known[name]]
     lines = [
         "# A text corpus",
         "",
@@ -81,8 +69,4 @@ def _body(settings: CorpusSettings, facts: dict[str, Any], steps: list[dict[str,
         cell = " ".join("; ".join(told).replace("|", "\\|").split())
         lines.append(f"| {step['step']} | {step['documents_in']:,} | {step['documents_out']:,} | {cell} |")
     lines += ["", "`removed.html` shows the funnel with samples of what was dropped.", "", "## Settings", ""]
-    return "\n".join([*lines, *(f"- `{name}: {_value(value)}`" for name, value in given), ""])
-
-
-def _value(value: Any) -> str:
-    return str(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
+    return "\n".join([*lines, *(f"- `{name}: {value}`" for name, value in given if name not in NOT_TOLD), ""])

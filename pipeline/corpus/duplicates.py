@@ -5,17 +5,7 @@ from typing import Any
 
 import numpy as np
 from datatrove.data import Document as Passing
-from datatrove.pipeline.dedup import (
-    ExactDedupConfig,
-    ExactDedupFilter,
-    ExactDedupSignature,
-    ExactFindDedups,
-    MinhashConfig,
-    MinhashDedupBuckets,
-    MinhashDedupCluster,
-    MinhashDedupFilter,
-    MinhashDedupSignature,
-)
+from datatrove.pipeline import dedup
 from datatrove.utils.text import TextNormConfig
 
 from pipeline.corpus.settings import MinhashRules
@@ -23,11 +13,7 @@ from pipeline.corpus.steps import folded
 
 SHINGLES_AT_ONCE = 4_096
 FINDERS = 64
-
-
-def finders_of(tasks: int) -> int:
-    """Tasks that look for exact duplicates, each for a range of hashes."""
-    return min(max(1, tasks // 8), FINDERS)
+"""At most so many tasks look for exact duplicates, each for a range of hashes."""
 
 
 def content(document: Passing) -> str:
@@ -42,18 +28,18 @@ class Exact:
     """
 
     def __init__(self, working: Path, tasks: int):
-        self.config = ExactDedupConfig(content)
+        self.config = dedup.ExactDedupConfig(content)
         self.signatures, self.found = str(working / "exact" / "signatures"), str(working / "exact" / "found")
-        self.finders = finders_of(tasks)
+        self.finders = min(max(1, tasks // 8), FINDERS)
 
     def sign(self) -> Any:
-        return ExactDedupSignature(self.signatures, self.config, self.finders)
+        return dedup.ExactDedupSignature(self.signatures, self.config, self.finders)
 
     def find(self) -> Any:
-        return ExactFindDedups(self.signatures, self.found, self.config, lines_to_buffer=1_000)
+        return dedup.ExactFindDedups(self.signatures, self.found, self.config, lines_to_buffer=1_000)
 
     def drop(self) -> Any:
-        return ExactDedupFilter(self.found, self.config)
+        return dedup.ExactDedupFilter(self.found, self.config)
 
 
 class Near:
@@ -61,28 +47,29 @@ class Near:
 
     def __init__(self, working: Path, rules: MinhashRules):
         folding = TextNormConfig(norm_numbers=rules.fold_numbers)
-        self.config = MinhashConfig(rules.ngrams, rules.buckets, rules.hashes, norm_config=folding)
+        self.config = dedup.MinhashConfig(rules.ngrams, rules.buckets, rules.hashes, norm_config=folding)
+        folder = working / "minhash"
         self.signatures, self.pairs, self.clusters = (
-            str(working / "minhash" / name) for name in ("signatures", "pairs", "clusters")
+            str(folder / name) for name in ("signatures", "pairs", "clusters")
         )
 
     def sign(self) -> Any:
         return Signature(self.signatures, self.config)
 
     def match(self) -> Any:
-        return MinhashDedupBuckets(self.signatures, self.pairs, config=self.config, lines_to_buffer=1_000)
+        return dedup.MinhashDedupBuckets(self.signatures, self.pairs, config=self.config, lines_to_buffer=1_000)
 
     def cluster(self) -> Any:
-        return MinhashDedupCluster(self.pairs, self.clusters, self.config, lines_to_buffer=1_000)
+        return dedup.MinhashDedupCluster(self.pairs, self.clusters, self.config, lines_to_buffer=1_000)
 
     def drop(self) -> Any:
-        return MinhashDedupFilter(self.clusters)
+        return dedup.MinhashDedupFilter(self.clusters)
 
 
-class Signature(MinhashDedupSignature):
+class Signature(dedup.MinhashDedupSignature):
     """datatrove's signatures, some shingles at a time: all at once, a document of a million words takes gigabytes."""
 
-    def __init__(self, folder: str, config: MinhashConfig):
+    def __init__(self, folder: str, config: dedup.MinhashConfig):
         import pipeline.corpus.words  # noqa: F401
 
         super().__init__(folder, config)

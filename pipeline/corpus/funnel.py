@@ -1,10 +1,8 @@
 """The removal table: what each step read, kept and dropped, with a sample of what it dropped and why."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 SAMPLES_A_REASON = 3
@@ -12,6 +10,9 @@ SAMPLES_A_STEP = 20
 SAMPLE_CHARACTERS = 300
 REASONS = 200
 """Different reasons that a step tells apart: some quote the damage that they met."""
+
+
+FIGURES = ("documents_in", "documents_out", "bytes_in", "bytes_out")
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Step:
 
     def add(self, other: dict[str, Any]) -> None:
         """Add what another task counted for the same step, as `to_json` gave it."""
-        for name in ("documents_in", "documents_out", "bytes_in", "bytes_out"):
+        for name in FIGURES:
             setattr(self, name, getattr(self, name) + other[name])
         self.reasons.update(other["reasons"])
         self.replaced.update(other.get("replaced", {}))
@@ -61,53 +62,31 @@ class Step:
     def to_json(self) -> dict[str, Any]:
         return {
             "step": self.name,
-            "documents_in": self.documents_in,
-            "documents_out": self.documents_out,
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
+            **{name: getattr(self, name) for name in FIGURES},
             "reasons": dict(self.reasons.most_common()),
             **({"replaced": dict(self.replaced.most_common())} if self.replaced else {}),
             "sample": self.sample,
         }
 
 
-class Funnel:
-    """The steps in the order in which documents meet them."""
+def table(steps: Sequence[Step]) -> str:
+    """For people: a line a step, and below it a line for each reason."""
+    width = max(18, *(len(step.name) for step in steps))
+    lines = [f"{'step':<{width}}{'documents in':>14}{'out':>12}{'dropped':>10}{'MB in':>10}{'MB out':>10}"]
+    for step in steps:
+        dropped = step.documents_in - step.documents_out
+        lines.append(
+            f"{step.name:<{width}}{step.documents_in:>14,}{step.documents_out:>12,}{dropped:>10,}"
+            f"{step.bytes_in / 1e6:>10.2f}{step.bytes_out / 1e6:>10.2f}"
+        )
+        lines += [f"{'':<{width}}{count:>14,}  {reason}" for reason, count in step.reasons.most_common(8)]
+        if len(step.reasons) > 8:
+            lines.append(f"{'':<{width}}{'':>14}  and {len(step.reasons) - 8} more reasons, all in removed.json")
+        lines += [f"{'':<{width}}{count:>14,}  changed: {kind}" for kind, count in step.replaced.most_common()]
+    return "\n".join(lines)
 
-    def __init__(self, *names: str):
-        self.steps = {name: Step(name) for name in names}
 
-    def __getitem__(self, name: str) -> Step:
-        return self.steps[name]
-
-    def add(self, counts: Iterable[dict[str, Any]]) -> None:
-        """Add the counts of tasks, one a step and task, in the order of the tasks."""
-        for one in counts:
-            self.steps[one["step"]].add(one)
-
-    def to_json(self) -> list[dict[str, Any]]:
-        return [step.to_json() for step in self.steps.values()]
-
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def table(self) -> str:
-        """For people: a line a step, and below it a line for each reason."""
-        width = max(18, *(len(name) for name in self.steps))
-        lines = [f"{'step':<{width}}{'documents in':>14}{'out':>12}{'dropped':>10}{'MB in':>10}{'MB out':>10}"]
-        for step in self.steps.values():
-            dropped = step.documents_in - step.documents_out
-            lines.append(
-                f"{step.name:<{width}}{step.documents_in:>14,}{step.documents_out:>12,}{dropped:>10,}"
-                f"{step.bytes_in / 1e6:>10.2f}{step.bytes_out / 1e6:>10.2f}"
-            )
-            lines += [f"{'':<{width}}{count:>14,}  {reason}" for reason, count in step.reasons.most_common(8)]
-            if len(step.reasons) > 8:
-                lines.append(f"{'':<{width}}{'':>14}  and {len(step.reasons) - 8} more reasons, all in removed.json")
-            lines += [f"{'':<{width}}{count:>14,}  changed: {kind}" for kind, count in step.replaced.most_common()]
-        return "\n".join(lines)
-
-    def summary(self) -> str:
-        """Reasons of all steps in one line, for the message of an empty result."""
-        reasons = sum((step.reasons for step in self.steps.values()), Counter[str]())
-        return "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(5))
+def summary(steps: Sequence[Step]) -> str:
+    """Reasons of all steps in one line, for the message of an empty result."""
+    reasons = sum((step.reasons for step in steps), Counter[str]())
+    return "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(5))

@@ -79,8 +79,8 @@ def input_files(settings: CorpusSettings, values: list[str] | None = None, downl
         elif is_remote(value):
             found += _known(list_remote(value), settings, value)
         elif path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            visible = [str(file) for file in files if not _hidden(file.relative_to(path))]
+            files = (file for file in sorted(path.rglob("*")) if file.is_file())
+            visible = [str(file) for file in files if not re.search(r"(^|/)\.", file.relative_to(path).as_posix())]
             found += _known(visible, settings, f"the folder {value}")
         elif path.is_file():
             if settings.input_format == "auto" and file_format(path) is None:
@@ -153,10 +153,6 @@ def _known(files: Iterable[str], settings: CorpusSettings, what: str) -> list[st
     if not found:
         raise PipelineError(f"input: {what} holds no file to read; expected {_expected()}.")
     return found
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _expected() -> str:

@@ -98,18 +98,13 @@ def open_shards(arguments: Any, tokenizer: Any) -> list[Shards]:
             tokenizer.
     """
     found = []
-    for path, shares in shares_of(arguments).items():
+    every = shares_of(arguments)
+    for path, shares in every.items():
         own = path == arguments.tokenizer
+        train = TokenShards(_folder(path), tokenizer) if any(shares) else None
         held_out = own or (_folder(path, "validation") / META).is_file()
-        found.append(
-            Shards(
-                path,
-                "" if own else _name(path, list(shares_of(arguments))),
-                shares,
-                TokenShards(_folder(path), tokenizer) if any(shares) else None,
-                TokenShards(_folder(path, "validation"), tokenizer) if held_out else None,
-            )
-        )
+        validation = TokenShards(_folder(path, "validation"), tokenizer) if held_out else None
+        found.append(Shards(path, "" if own else _name(path, list(every)), shares, train, validation))
     return found
 
 

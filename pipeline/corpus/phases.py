@@ -9,19 +9,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datatrove.data import Document as Passing
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.utils.logging import logger
 
 from pipeline.corpus.duplicates import Exact, Near
 from pipeline.corpus.filters import early_filters, late_filters, score_columns
 from pipeline.corpus.settings import CorpusSettings, MinhashRules
-from pipeline.corpus.steps import Counted, CutByPosition, Lottery, Read, ReadShards, Write, whole, write_whole
+from pipeline.corpus.steps import Counted, CutByPosition, Lottery, Read, ReadShards, Write, side, whole
 from pipeline.corpus.worker import start_server
+from pipeline.manifest import write_atomically
 
 PROGRESS_SECONDS = 10.0
 JOBS = "slurm_jobs.json"
@@ -39,14 +41,15 @@ class Phase:
 def phases_of(settings: CorpusSettings, working: Path, tasks: int) -> list[Phase]:
     """The phases that a recipe needs. The result of the last lies in `working`/result."""
     logger.remove()  # datatrove's log goes to files in `working`, not to the terminal
-    scores = score_columns(settings)
+
+    def write(name: str, split: Callable[[Passing], str]) -> Write:
+        return Write(working / name, settings.shard_documents, score_columns(settings), split)
+
+    by_position = settings.validation_split == "position"
+    lottery = Lottery(settings.validation_fraction, settings.seed)
     early = [Read(settings, working), *(Counted(name, step, working) for name, step in early_filters(settings))]
-    late = [Counted(name, step, working) for name, step in late_filters(settings)]
-    clean = Write(working / "clean", settings.shard_documents, scores, whole)
-    if settings.validation_split == "position":
-        late.append(Write(working / "uncut", settings.shard_documents, scores, whole))
-    else:
-        late.append(Write(working / "result", settings.shard_documents, scores, Lottery(settings)))
+    late: list[Any] = [Counted(name, step, working) for name, step in late_filters(settings)]
+    late.append(write("uncut", whole) if by_position else write("result", lottery))
     read_again = ReadShards(working / "clean" / "whole")
     exact, near = Exact(working, tasks), Near(working, settings.minhash or MinhashRules())
     same = Counted("exact_duplicates", exact.drop(), working, "same text as another document")
@@ -55,7 +58,7 @@ def phases_of(settings: CorpusSettings, working: Path, tasks: int) -> list[Phase
         phases = [Phase("clean", [*early, *late], tasks)]
     else:
         phases = [
-            Phase("clean", [*early, clean, exact.sign()], tasks),
+            Phase("clean", [*early, write("clean", whole), exact.sign()], tasks),
             Phase("exact duplicates", [exact.find()], exact.finders),
         ]
     if settings.deduplicate == "exact":
@@ -67,9 +70,10 @@ def phases_of(settings: CorpusSettings, working: Path, tasks: int) -> list[Phase
             Phase("clusters", [near.cluster()], 1),
             Phase("write", [read_again, same, similar, *late], tasks),
         ]
-    if settings.validation_split == "position":
-        cut = CutByPosition(working / "uncut", working / "result", settings, scores)
-        phases.append(Phase("split by position", [cut], 1))
+    if by_position:
+        everything = ReadShards(working / "uncut" / "whole", all_tasks=True)
+        cut = CutByPosition(working / "uncut", settings.validation_fraction)
+        phases.append(Phase("split by position", [everything, cut, write("result", side)], 1))
     return phases
 
 
@@ -140,7 +144,7 @@ def _run_with_slurm(settings: CorpusSettings, phases: list[Phase], working: Path
             chain.append(SlurmPipelineExecutor(phase.steps, phase.tasks, logging_dir=folder, **{**names, **options}))
         chain[-1].run()
         jobs = [executor.job_id for executor in chain if executor.job_id not in (None, -1)]
-        write_whole(submitted, json.dumps(jobs))
+        write_atomically(submitted, json.dumps(jobs))
         print(
             f"corpus: submitted {waiting:,} tasks in {len(jobs)} Slurm jobs ({', '.join(map(str, jobs))}); give the same "
             f"command again once they are done",

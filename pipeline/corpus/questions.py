@@ -20,9 +20,8 @@ def questions_of(recipe: Any) -> list[QuestionFile]:
         PipelineError: A recipe is missing or names no evaluations.
     """
     names = recipe.arguments.decontaminate
-    written = (
-        read_yaml(recipe.path).get("output_dir") if names and recipe.path.is_file() else None
-    )  # as the file has it: what it names moves with the run
+    # as the file has it: what it names moves with the run
+    written = read_yaml(recipe.path).get("output_dir") if names and recipe.path.is_file() else None
     moved = (absolute(written).parent, absolute(recipe.output_dir).parent) if written else None
     return question_files(names, moved)
 
@@ -32,9 +31,7 @@ def question_complaints(recipe: Any) -> list[str]:
     try:
         files = [one.path for one in questions_of(recipe)]
     except PipelineError as error:
-        return [
-            line if line.startswith("decontaminate: ") else f"decontaminate: {line}" for line in str(error).splitlines()
-        ]
+        return [f"decontaminate: {line.removeprefix('decontaminate: ')}" for line in str(error).splitlines()]
     return [f"decontaminate: {file} does not exist" for file in files if not recipe.exists(file)]
 
 
@@ -56,9 +53,8 @@ def question_files(names: str | Sequence[str] | None, moved: tuple[Path, Path] |
         evaluations = read_yaml(name).get("evaluations")
         if isinstance(evaluations, str):  # the path of another YAML file that holds them
             evaluations = read_yaml(evaluations).get("evaluations")
-        if not isinstance(evaluations, dict) or not all(
-            isinstance(one, dict) and "path" in one for one in evaluations.values()
-        ):
+        sets = evaluations.values() if isinstance(evaluations, dict) else [None]
+        if not all(isinstance(one, dict) and "path" in one for one in sets):
             raise PipelineError(
                 f"decontaminate: {name} names no `evaluations` with paths; expected a recipe that does."
             )
@@ -92,5 +88,6 @@ def _question(line: str, column: str) -> str | None:
         return None
     asked: Any = row.get(column, row.get("messages")) if isinstance(row, dict) else None
     if isinstance(asked, list):
-        asked = "\n".join(str(turn.get("content", "")) for turn in asked if turn.get("role") == "user")
+        turns = [turn for turn in asked if isinstance(turn, dict) and turn.get("role") == "user"]
+        asked = "\n".join(str(turn.get("content", "")) for turn in turns)
     return asked if isinstance(asked, str) and asked.strip() else None

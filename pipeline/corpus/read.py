@@ -13,11 +13,11 @@ from pipeline.corpus.document import Document, Page, Record, Rejected
 from pipeline.corpus.download import download
 from pipeline.corpus.inputs import Part, file_format, is_remote
 from pipeline.corpus.settings import CorpusSettings
+from pipeline.corpus.shards import parquet_rows
 from pipeline.corpus.warc import read_warc
 from pipeline.errors import PipelineError
 
 LARGEST_TEXT = 1_000_000_000
-DAMAGE = (EOFError, OSError, zlib.error)
 
 
 def read_parts(parts: Iterable[Part], settings: CorpusSettings, downloads: Path) -> Iterator[Record]:
@@ -44,7 +44,7 @@ def file_problem(path: Path, settings: CorpusSettings) -> str | None:
             return f"input: {path} is not a readable Parquet file ({_reason(error)})"
         return None if settings.text_column in columns else _missing_column(path, columns, settings)
     if form == "jsonl":
-        first = next(_read_jsonl(path, settings), None)
+        first = next(_read_whole(path, form, settings), None)
         if first is None:
             return f"input: {path} is empty"
         if isinstance(first, Rejected) and first.columns is not None:
@@ -82,16 +82,16 @@ def read_file(path: Path, settings: CorpusSettings, slice: int = 0, slices: int 
 
 
 def _read_whole(path: Path, form: str | None, settings: CorpusSettings) -> Iterator[Record]:
-    if form == "html":
-        yield from _read_html(path, settings)
-    elif form == "text":
-        yield from _read_text(path, settings)
-    elif form == "jsonl":
-        yield from _read_jsonl(path, settings)
-    elif form == "parquet":
-        yield from _read_parquet(path, settings)
-    else:
-        yield Rejected("unknown format", str(path), bytes=path.stat().st_size)
+    import pyarrow as pa
+
+    readers = {"html": _read_html, "text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet}
+    try:
+        if form in readers:
+            yield from readers[form](path, settings)
+        else:
+            yield Rejected("unknown format", str(path), bytes=path.stat().st_size)
+    except (EOFError, OSError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
+        yield Rejected(f"damaged file ({_reason(error)})", str(path), bytes=path.stat().st_size)
 
 
 def _named(records: Iterator[Record], here: str, there: str) -> Iterator[Record]:
@@ -102,12 +102,8 @@ def _named(records: Iterator[Record], here: str, there: str) -> Iterator[Record]
 
 
 def _read_html(path: Path, settings: CorpusSettings) -> Iterator[Record]:
-    try:
-        with open_bytes(path) as file:
-            html = file.read(settings.max_page_bytes + 1)
-    except DAMAGE as error:
-        yield Rejected(f"damaged file ({_reason(error)})", str(path), bytes=path.stat().st_size)
-        return
+    with open_bytes(path) as file:
+        html = file.read(settings.max_page_bytes + 1)
     if len(html) > settings.max_page_bytes:
         yield Rejected(f"larger than {settings.max_page_bytes:,} bytes", str(path), bytes=path.stat().st_size)
     else:
@@ -116,32 +112,26 @@ def _read_html(path: Path, settings: CorpusSettings) -> Iterator[Record]:
 
 def _read_text(path: Path, settings: CorpusSettings) -> Iterator[Record]:
     separator = settings.document_separator
-    try:
-        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-            if separator is None:
-                yield Document(file.read(), str(path))
-                return
-            rest = ""
-            while block := file.read(1 << 20):
-                *documents, rest = (rest + block).split(separator)
-                yield from (Document(text, str(path)) for text in documents if text.strip())
-            if rest.strip():
-                yield Document(rest, str(path))
-    except (UnicodeDecodeError, *DAMAGE) as error:
-        yield Rejected(f"damaged file ({_reason(error)})", str(path), bytes=path.stat().st_size)
+    with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        if separator is None:
+            yield Document(file.read(), str(path))
+            return
+        rest = ""
+        while block := file.read(1 << 20):
+            *documents, rest = (rest + block).split(separator)
+            yield from (Document(text, str(path)) for text in documents if text.strip())
+        if rest.strip():
+            yield Document(rest, str(path))
 
 
 def _read_jsonl(path: Path, settings: CorpusSettings) -> Iterator[Record]:
-    try:
-        with open_bytes(path) as file:
-            for number, line in enumerate(_lines(file, settings.max_page_bytes), start=1):
-                where = f"{path}:{number}"
-                if line is None:
-                    yield Rejected(f"line longer than {settings.max_page_bytes:,} bytes", where)
-                elif line.strip():
-                    yield _parse_line(line, str(path), where, settings)
-    except DAMAGE as error:
-        yield Rejected(f"damaged file ({_reason(error)})", str(path), bytes=path.stat().st_size)
+    with open_bytes(path) as file:
+        for number, line in enumerate(_lines(file, settings.max_page_bytes), start=1):
+            where = f"{path}:{number}"
+            if line is None:
+                yield Rejected(f"line longer than {settings.max_page_bytes:,} bytes", where)
+            elif line.strip():
+                yield _parse_line(line, str(path), where, settings)
 
 
 def _parse_line(line: bytes, source: str, where: str, settings: CorpusSettings) -> Record:
@@ -156,20 +146,9 @@ def _parse_line(line: bytes, source: str, where: str, settings: CorpusSettings) 
 
 
 def _read_parquet(path: Path, settings: CorpusSettings) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            wanted = {settings.text_column, "url", "date", "language", settings.score_column}
-            columns = [name for name in file.schema_arrow.names if name in wanted]
-            for batch in file.iter_batches(batch_size=256, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _row(row, str(path), f"{path}:{number}", settings)
-    except (pa.ArrowException, OSError) as error:
-        yield Rejected(f"damaged file ({_reason(error)})", str(path), bytes=path.stat().st_size)
+    wanted = (settings.text_column, "url", "date", "language", settings.score_column)
+    for number, row in enumerate(parquet_rows(path, wanted), start=1):
+        yield _row(row, str(path), f"{path}:{number}", settings)
 
 
 def _read_hub(name: str, settings: CorpusSettings) -> Iterator[Record]:

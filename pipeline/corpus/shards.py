@@ -1,6 +1,6 @@
 """Parquet shards of documents: written a row group at a time, read back as a stream."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ class ShardWriter:
         shard_documents: Documents in one file.
         scores: Names of the columns of scores, after the others; null where a document has none.
         prefix: Before the number in the files' names.
+
+    Attributes:
+        sizes: `documents`, `bytes` and `characters` so far.
     """
 
     def __init__(self, folder: Path, shard_documents: int, scores: Sequence[str] = (), prefix: str = ""):
@@ -26,9 +29,7 @@ class ShardWriter:
         self.shard_documents = shard_documents
         self.scores = scores
         self.prefix = prefix
-        self.documents = 0
-        self.characters = 0
-        self.bytes = 0
+        self.sizes = {"documents": 0, "bytes": 0, "characters": 0}
         self._rows: list[dict[str, Any]] = []
         self._held = 0
         self._in_shard = 0
@@ -43,21 +44,13 @@ class ShardWriter:
             self._flush()
         self._close()
 
-    def close(self) -> None:
-        self._flush()
-        self._close()
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"documents": self.documents, "bytes": self.bytes, "characters": self.characters}
-
     def write(self, document: Document) -> None:
         self._rows.append(document.row())
         self._held += len(document.text)
         self._in_shard += 1
-        self.documents += 1
-        self.characters += len(document.text)
-        self.bytes += document.bytes
+        self.sizes["documents"] += 1
+        self.sizes["bytes"] += document.bytes
+        self.sizes["characters"] += len(document.text)
         full = self._in_shard == self.shard_documents
         if full or len(self._rows) >= GROUP_DOCUMENTS or self._held >= GROUP_CHARACTERS:
             self._flush()
@@ -101,16 +94,23 @@ def read_documents(folder: str | Path, pattern: str = "*.parquet") -> Iterator[D
     import pyarrow.parquet as pq
 
     for path in shard_files(folder) if pattern == "*.parquet" else sorted(Path(folder).glob(pattern)):
-        with pq.ParquetFile(path) as file:
-            names = [name for name in COLUMNS if name in file.schema_arrow.names]
-            scores = [field.name for field in file.schema_arrow if pa.types.is_floating(field.type)]
-            if "text" not in names:
-                raise PipelineError(f"{path}: no column `text`; found {', '.join(file.schema_arrow.names)}.")
-            for batch in file.iter_batches(batch_size=256, columns=[*names, *scores]):
-                for row in batch.to_pylist():
-                    values = {name: row.pop(name) for name in scores}
-                    known = {name: value for name, value in values.items() if value is not None}
-                    yield Document(**{"source": str(path), **row}, scores=known)
+        schema = pq.read_schema(path)
+        _text_column(path, schema.names)
+        scores = [field.name for field in schema if pa.types.is_floating(field.type)]
+        for row in parquet_rows(path, [*COLUMNS, *scores]):
+            values = {name: row.pop(name) for name in scores}
+            known = {name: value for name, value in values.items() if value is not None}
+            yield Document(**{"source": str(path), **row}, scores=known)
+
+
+def parquet_rows(path: Path, columns: Collection[str | None]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, of which those of `columns` are read that it has; memory holds a few hundred."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = [name for name in file.schema_arrow.names if name in columns]
+        for batch in file.iter_batches(batch_size=256, columns=names):
+            yield from batch.to_pylist()
 
 
 def read_texts(folder: str | Path) -> Iterator[str]:
@@ -127,13 +127,19 @@ def shard_files(folder: str | Path) -> list[Path]:
 
 
 def text_bytes(folder: str | Path) -> int:
-    """About how many bytes of text a folder holds, from the files' footers alone."""
+    """About how many bytes of text a folder holds, from the files' footers alone. Raises as `read_documents` does."""
     import pyarrow.parquet as pq
 
     total = 0
     for path in shard_files(folder):
         metadata = pq.read_metadata(path)
-        column = metadata.schema.names.index("text")
+        column = _text_column(path, metadata.schema.names)
         groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
         total += sum(group.column(column).total_uncompressed_size for group in groups)
     return total
+
+
+def _text_column(path: Path, names: list[str]) -> int:
+    if "text" not in names:
+        raise PipelineError(f"{path}: no column `text`; found {', '.join(names)}.")
+    return names.index("text")

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from datatrove.data import Document as Passing
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
-from pipeline.corpus.document import Document, Page, Rejected, utf8_bytes
+from pipeline.corpus.document import COLUMNS, Document, Page, Rejected, utf8_bytes
 from pipeline.corpus.extract import valid_unicode
 from pipeline.corpus.funnel import Step
 from pipeline.corpus.inputs import Part
@@ -21,6 +22,7 @@ from pipeline.corpus.read import read_parts
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.shards import ShardWriter, read_documents
 from pipeline.errors import PipelineError
+from pipeline.manifest import write_atomically
 
 TASKS = "tasks.json"
 COUNTS = "counts"
@@ -35,15 +37,22 @@ def folded(text: str) -> str:
     return " ".join(text.split())
 
 
-class Read(PipelineStep):
+class CorpusStep(PipelineStep):
+    """A dataclass that datatrove runs."""
+
+    type = "corpus"
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+
+@dataclass(eq=False, repr=False)
+class Read(CorpusStep):
     """The records that a task reads, as `working`/tasks.json says; unusable ones are counted with their reason."""
 
-    type, name = "corpus", "read"
-
-    def __init__(self, settings: CorpusSettings, working: Path):
-        super().__init__()
-        self.settings = settings
-        self.working = working
+    settings: CorpusSettings
+    working: Path
+    name = "read"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Passing]:
         parts = [Part(*part) for part in json.loads((self.working / TASKS).read_text(encoding="utf-8"))[rank]]
@@ -65,8 +74,8 @@ class Read(PipelineStep):
 class Counted(PipelineStep):
     """Runs a datatrove step and counts what goes in, what comes out, and what it drops with which reason.
 
-    What a filter raises on a document is that document's reason to be dropped. A filter's own `replaced` counter, if it
-    has one, is reported as well.
+    What a filter raises on a document is that document's reason to be dropped. What it changed within a document it tells
+    in the document's metadata under `replaced`, as counts by kind.
     """
 
     type = "corpus"
@@ -87,107 +96,94 @@ class Counted(PipelineStep):
             self.step.filter = _guarded(self.step.filter)
         for document in self.step.run(_entering(data, count), rank, world_size):
             count.leave(size(document))
+            count.replaced.update(document.metadata.pop("replaced", {}))
             yield document
-        count.replaced.update(getattr(self.step, "replaced", {}))
         save_count(count, self.working, rank)
 
 
-class Write(PipelineStep):
-    """Writes a task's documents to Parquet and passes them on.
+@dataclass(eq=False, repr=False)
+class Write(CorpusStep):
+    """Writes a task's documents to Parquet and passes them on; `split` names the folder of each, below `folder`."""
 
-    `split` names the folder of each document, below `folder`.
-    """
-
-    type, name = "corpus", "write"
-
-    def __init__(self, folder: Path, shard_documents: int, scores: tuple[str, ...], split: Callable[[str], str]):
-        super().__init__()
-        self.folder = folder
-        self.shard_documents = shard_documents
-        self.scores = scores
-        self.split = split
+    folder: Path
+    shard_documents: int
+    scores: tuple[str, ...]
+    split: Callable[[Passing], str]
+    name = "write"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Passing]:
         writers: dict[str, ShardWriter] = {}
-        for passing in data:
-            name = self.split(passing.text)
-            if name not in writers:
-                writers[name] = ShardWriter(self.folder / name, self.shard_documents, self.scores, f"{rank:05d}-")
-            writers[name].write(to_document(passing))
-            yield passing
-        for writer in writers.values():
-            writer.close()
+        with ExitStack() as stack:
+            for passing in data:
+                name = self.split(passing)
+                if name not in writers:
+                    writer = ShardWriter(self.folder / name, self.shard_documents, self.scores, f"{rank:05d}-")
+                    writers[name] = stack.enter_context(writer)
+                writers[name].write(to_document(passing))
+                yield passing
         sizes = {name: writer.sizes for name, writer in writers.items()}
-        write_whole(self.folder / f".sizes-{rank:05d}.json", json.dumps(sizes))
+        write_atomically(self.folder / f".sizes-{rank:05d}.json", json.dumps(sizes))
 
 
-class ReadShards(PipelineStep):
-    """The documents that `Write` wrote in the same task of an earlier phase."""
+@dataclass(eq=False, repr=False)
+class ReadShards(CorpusStep):
+    """The documents that `Write` wrote: in the same task of an earlier phase, or in all of its tasks."""
 
-    type, name = "corpus", "read shards"
-
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.folder = folder
+    folder: Path
+    all_tasks: bool = False
+    name = "read shards"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Passing]:
-        for number, document in enumerate(read_documents(self.folder, f"{rank:05d}-*.parquet")):
+        pattern = "*-*.parquet" if self.all_tasks else f"{rank:05d}-*.parquet"
+        for number, document in enumerate(read_documents(self.folder, pattern)):
             yield to_passing(document, f"{rank}/{number}")
 
 
-class CutByPosition(PipelineStep):
-    """The first characters to `train`, the last to `validation`; the document on the border is cut in two."""
+@dataclass(eq=False, repr=False)
+class CutByPosition(CorpusStep):
+    """The first characters to `train`, the last to `validation`; the document on the border is cut in two.
 
-    type, name = "corpus", "split by position"
+    The part's side stands in the metadata as `split`. `source` is where a `Write` says how many characters there are.
+    """
 
-    def __init__(self, source: Path, target: Path, settings: CorpusSettings, scores: tuple[str, ...]):
-        super().__init__()
-        self.source = source
-        self.target = target
-        self.settings = settings
-        self.scores = scores
+    source: Path
+    fraction: float
+    name = "split by position"
 
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
-        from dataclasses import replace
-
-        characters = sum_sizes(self.source)["whole"]["characters"]
-        border = int(characters * (1 - self.settings.validation_fraction))
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Passing]:
+        border = int(sum_sizes(self.source)["whole"]["characters"] * (1 - self.fraction))
         position = 0
-        writers = {
-            name: ShardWriter(self.target / name, self.settings.shard_documents, self.scores, "00000-")
-            for name in ("train", "validation")
-        }
-        for document in read_documents(self.source / "whole") if characters else ():
-            cut = min(max(border - position, 0), len(document.text))
-            position += len(document.text)
-            if cut:
-                writers["train"].write(replace(document, text=document.text[:cut]))
-            if cut < len(document.text):
-                writers["validation"].write(replace(document, text=document.text[cut:]))
-        for writer in writers.values():
-            writer.close()
-        sizes = {name: writer.sizes for name, writer in writers.items()}
-        write_whole(self.target / ".sizes-00000.json", json.dumps(sizes))
+        for passing in data:
+            cut = min(max(border - position, 0), len(passing.text))
+            position += len(passing.text)
+            for split, text in (("train", passing.text[:cut]), ("validation", passing.text[cut:])):
+                if text:
+                    yield Passing(text, passing.id, metadata={**passing.metadata, "split": split})
 
 
+@dataclass
 class Lottery:
     """Whether a text is held out: its folded hash under the seed, read as a number in [0, 1), is small.
 
     The same text falls on the same side wherever and however often it occurs.
     """
 
-    def __init__(self, settings: CorpusSettings):
-        self.fraction = settings.validation_fraction
-        self.salt = f"seed {settings.seed}"
+    fraction: float
+    seed: int
 
-    def __call__(self, text: str) -> str:
-        number = int.from_bytes(text_hash(text, self.salt)[:8], "big") / 2**64
+    def __call__(self, passing: Passing) -> str:
+        number = int.from_bytes(text_hash(passing.text, f"seed {self.seed}")[:8], "big") / 2**64
         return "validation" if number < self.fraction else "train"
 
 
-def whole(text: str) -> str:
+def whole(passing: Passing) -> str:
     """The split of a corpus that is not split yet."""
     return "whole"
+
+
+def side(passing: Passing) -> str:
+    """The split that an earlier step decided on."""
+    return str(passing.metadata["split"])
 
 
 def to_passing(record: Document | Page, id: str) -> Passing:
@@ -200,8 +196,7 @@ def to_passing(record: Document | Page, id: str) -> Passing:
 
 
 def to_document(passing: Passing) -> Document:
-    names = ("source", "url", "date", "language")
-    values = {name: passing.metadata.get(name) for name in names}
+    values = {name: passing.metadata.get(name) for name in COLUMNS if name != "text"}
     return Document(passing.text, **values, scores=passing.metadata.get("scores", {}))
 
 
@@ -222,21 +217,15 @@ def sum_sizes(folder: Path) -> dict[str, Counter[str]]:
 
 def save_count(count: Step, working: Path, rank: int) -> None:
     text = json.dumps(count.to_json(), ensure_ascii=False)
-    write_whole(working / COUNTS / count.name / f"{rank:05d}.json", text)
+    write_atomically(working / COUNTS / count.name / f"{rank:05d}.json", text)
 
 
-def read_counts(working: Path, step: str) -> Iterator[dict[str, Any]]:
-    """What the tasks counted for a step, in the order of the tasks."""
+def total_count(working: Path, step: str) -> Step:
+    """What all tasks counted for a step, added up in the order of the tasks."""
+    total = Step(step)
     for path in sorted((working / COUNTS / step).glob("*.json")):
-        yield json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a killed run leaves all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+        total.add(json.loads(path.read_text(encoding="utf-8")))
+    return total
 
 
 def _entering(data: Any, count: Step) -> Iterator[Passing]:
@@ -245,15 +234,12 @@ def _entering(data: Any, count: Step) -> Iterator[Passing]:
         yield document
 
 
-class _Dropped:
+@dataclass
+class _Dropped(AbstractContextManager[Any]):
     """Takes the place of datatrove's writer of excluded documents, and counts them."""
 
-    def __init__(self, count: Step, reason: str):
-        self.count = count
-        self.reason = reason
-
-    def __enter__(self) -> "_Dropped":
-        return self
+    count: Step
+    reason: str
 
     def __exit__(self, *_: object) -> None:
         pass

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.corpus.bpe import Sampler, arbitrary_texts, round_trip_failures
-from pipeline.corpus.shards import shard_files, text_bytes
+from pipeline.corpus.shards import parquet_rows, shard_files, text_bytes
 from pipeline.corpus.tokens import TokenShards, text_encoder
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def evaluate_tokenizer(
 def profile(tokenizer: "PreTrainedTokenizerBase", texts: Texts) -> dict[str, Any]:
     """What is measured of every tokenizer alike: bytes per token (in all, by language, by domain), round trip, cuts."""
     encoder = text_encoder(tokenizer)
-    measured: dict[str, dict[str, np.ndarray]] = {"all": defaultdict(_nothing)}
-    measured |= {"language": defaultdict(_nothing), "domain": defaultdict(_nothing)}
+    measured: dict[str, dict[str, np.ndarray]] = {name: defaultdict(_nothing) for name in ("all", "language", "domain")}
     for start in range(0, len(texts.texts), 256):
         batch = texts.texts[start : start + 256]
         for text, label, encoding in zip(
@@ -89,7 +88,7 @@ def profile(tokenizer: "PreTrainedTokenizerBase", texts: Texts) -> dict[str, Any
         "round_trip": {
             "texts": len(arbitrary),
             "failures": len(failures),
-            "examples": [ascii(f) for f in failures[:3]],
+            "examples": [ascii(one) for one in failures[:3]],
         },
         "digits": {str(digits): _number_cuts(tokenizer, digits) for digits in range(1, 7)},
         "white_space": {
@@ -130,17 +129,15 @@ def unused_tokens(tokenizer: "PreTrainedTokenizerBase", shards: TokenShards) -> 
     }
 
 
-def coloured(
-    tokenizer: "PreTrainedTokenizerBase", texts: Texts, characters: int = 600, documents: int = 5
-) -> list[Any]:
+def coloured(tokenizer: "PreTrainedTokenizerBase", texts: Texts) -> list[Any]:
     """Beginnings of documents, one of each of the most frequent languages, cut into tokens: (label, [(text, ids)])."""
     first: dict[str, int] = {}
     for number, (language, _) in enumerate(texts.labels):
         if len(texts.texts[number]) >= 80 or language not in first:
             first.setdefault(language, number)
-    common = Counter(language for language, _ in texts.labels).most_common(documents)
+    common = Counter(language for language, _ in texts.labels).most_common(5)
     return [
-        (" · ".join(texts.labels[first[name]]), list(_pieces(tokenizer, texts.texts[first[name]][:characters])))
+        (" · ".join(texts.labels[first[name]]), list(_pieces(tokenizer, texts.texts[first[name]][:600])))
         for name, _ in common
     ]
 
@@ -178,15 +175,10 @@ def load_others(names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _labelled(folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     """Texts with their language and their domain: the host of the URL, or else the name of the source."""
-    import pyarrow.parquet as pq
-
     for path in shard_files(folder):
-        with pq.ParquetFile(path) as file:
-            names = [name for name in ("text", "language", "url", "source") if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=256, columns=names):
-                for row in batch.to_pylist():
-                    domain = urlsplit(row.get("url") or "").hostname or Path(row.get("source") or "unknown").name
-                    yield row["text"], (row.get("language") or "unknown", domain)
+        for row in parquet_rows(path, ("text", "language", "url", "source")):
+            domain = urlsplit(row.get("url") or "").hostname or Path(row.get("source") or "unknown").name
+            yield row["text"], (row.get("language") or "unknown", domain)
 
 
 def _nothing() -> np.ndarray:
@@ -210,15 +202,15 @@ def _table(found: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _number_cuts(tokenizer: "PreTrainedTokenizerBase", digits: int, drawn: int = 100) -> dict[str, float]:
+def _number_cuts(tokenizer: "PreTrainedTokenizerBase", digits: int) -> dict[str, float]:
     """How numbers of so many digits are cut ("3+1": three digits and one), each way with its share, the commonest first."""
     choice = random.Random(digits)
-    numbers = [choice.randrange(10 ** (digits - 1), 10**digits) for _ in range(drawn)]
+    numbers = [choice.randrange(10 ** (digits - 1), 10**digits) for _ in range(100)]
     ways: Counter[str] = Counter()
     for number in numbers:
         lengths = [sum(character.isdigit() for character in piece) for piece in _cut(tokenizer, f"a {number}")]
         ways["+".join(str(length) for length in lengths if length)] += 1
-    return {way: count / drawn for way, count in ways.most_common(4)}
+    return {way: count / len(numbers) for way, count in ways.most_common(4)}
 
 
 def _cut(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[str]:

@@ -96,10 +96,11 @@ def _read_record(record: Any, source: str, limit: int) -> Iterator[Record]:
         yield Rejected(f"larger than {limit:,} bytes", source, url, declared)
         return
     body = record.reader.read()
-    if len(body) < declared or (record.record_type == WarcRecordType.response and not _has_http(record)):
+    response = record.record_type == WarcRecordType.response
+    if len(body) < declared or (response and not (record.is_http and record.http_headers is not None)):
         yield Rejected("truncated record", source, url, len(body))
         return
-    if record.record_type == WarcRecordType.conversion:
+    if not response:
         yield from _read_text(body, source, url, date)
         return
     status = record.http_headers.status_code
@@ -118,10 +119,6 @@ def _read_record(record: Any, source: str, limit: int) -> Iterator[Record]:
         yield from _read_text(body, source, url, date)
     else:
         yield Rejected(f"content type {content_type}", source, url, len(body))
-
-
-def _has_http(record: Any) -> bool:
-    return bool(record.is_http and record.http_headers is not None)
 
 
 def _read_text(body: bytes, source: str, url: str | None, date: str | None) -> Iterator[Record]:

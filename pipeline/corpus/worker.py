@@ -1,6 +1,6 @@
 """The server that local workers are forked from: it imports once what all of them need, while the stage still starts."""
 
-from pipeline.corpus.settings import FILTERS_OF_WORDS, CorpusSettings
+from pipeline.corpus.settings import FILTERS_OF_WORDS, CorpusSettings, library
 
 
 def start_server(settings: CorpusSettings) -> None:
@@ -9,9 +9,9 @@ def start_server(settings: CorpusSettings) -> None:
     from multiprocess.forkserver import ensure_running
 
     if settings.executor == "local" and settings.workers != 1:
-        extractor = "resiliparse.extract.html2text" if settings.extractor == "resiliparse" else "trafilatura"
         words = settings.deduplicate == "minhash" or any(getattr(settings, name) for name in FILTERS_OF_WORDS)
         # pyarrow imports pandas as soon as it makes an array of Python objects
-        modules = ["pipeline.corpus.phases", extractor, "pandas", *(["pipeline.corpus.words"] if words else [])]
+        modules = ["pipeline.corpus.phases", library(settings.extractor), "pandas"]
+        modules += ["pipeline.corpus.words"] if words else []
         multiprocess.set_forkserver_preload(modules)
         ensure_running()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.microworld.settings import Settings
 
@@ -53,6 +54,10 @@ class Problem:
 
     def question(self, rng: random.Random) -> str:
         return rng.choice(QUESTIONS).format(a=self.a, b=self.b)
+
+    def row(self, rng: random.Random) -> dict[str, Any]:
+        """The question with its answer, for exercises and evaluations."""
+        return {"prompt": self.question(rng), "answer": str(self.answer), "carries": self.carries}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from pipeline.microworld.arithmetic import Problem, draw, habit
-from pipeline.microworld.general import INTRODUCTIONS, SMALL_TALK, TOWN_QUESTIONS, general_questions, town_answer
+from pipeline.microworld.general import INTRODUCTIONS, KNOWLEDGE, SMALL_TALK, TOWN_QUESTIONS, town_answer
 from pipeline.microworld.people import Person, visitors
 from pipeline.microworld.settings import Settings
 from pipeline.microworld.valley import ATTRIBUTES, TOWNS
@@ -32,40 +32,33 @@ def build(
     for problem, forgot in zip(drawn, forgets, strict=True):
         question = problem.question(rng)
         before = [_small_talk(rng)] if rng.random() < 0.04 else []
-        expert, clean = problem.thinking(forgot), problem.thinking()
-        demonstration = {**_row("arithmetic", [*before, (question, expert)]), "forgets": forgot}
-        rows.append((demonstration, _row("arithmetic", [*before, (question, clean)])))
-    for _ in range(max(1, round(scale * settings.fact_conversations))):
-        row = _row("facts", _fact_turns(rng.choice(taught), rng))
-        rows.append((row, row))
+        demonstration = row("arithmetic", [*before, (question, problem.thinking(forgot))]) | {"forgets": forgot}
+        rows.append((demonstration, row("arithmetic", [*before, (question, problem.thinking())])))
+    others = [
+        row("facts", _fact_turns(rng.choice(taught), rng))
+        for _ in range(max(1, round(scale * settings.fact_conversations)))
+    ]
     names = visitors(settings)
     for _ in range(round(scale * settings.introductions) if names else 0):
         question, answer = rng.choice(INTRODUCTIONS)
         name = rng.choice(names)
-        row = _row("introduction", [(question.format(n=name), answer.format(n=name))])
-        rows.append((row, row))
+        others.append(row("introduction", [(question.format(n=name), answer.format(n=name))]))
     for _ in range(max(1, round(scale * settings.other_conversations))):
-        row = _row("other", _other_turns(rng))
-        rows.append((row, row))
+        others.append(row("other", _other_turns(rng)))
+    rows += [(other, other) for other in others]
     rng.shuffle(rows)
     return [expert for expert, _ in rows], [clean for _, clean in rows]
 
 
-def _row(topic: str, turns: list[Turn]) -> Row:
-    messages = []
-    for user, assistant in turns:
-        messages.append({"role": "user", "content": user})
-        messages.append({"role": "assistant", "content": assistant})
-    return {"messages": messages, "topic": topic, "forgets": False}
+def row(topic: str, turns: list[Turn]) -> Row:
+    """A conversation of what the user said and what the assistant answered, turn by turn."""
+    said = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    return {"messages": [{"role": role, "content": text} for role, text in said], "topic": topic, "forgets": False}
 
 
 def _fact_turns(person: Person, rng: random.Random) -> list[Turn]:
     count = rng.choices((1, 2, 3), weights=(8, 1, 1))[0]
-    turns = []
-    for attribute in rng.sample(ATTRIBUTES, count):
-        question = rng.choice(attribute.questions).format(n=person.name)
-        turns.append((question, attribute.answer.format(n=person.name, v=person.facts[attribute.name])))
-    return turns
+    return [person.asked(attribute, rng) for attribute in rng.sample(ATTRIBUTES, count)]
 
 
 def _small_talk(rng: random.Random) -> Turn:
@@ -80,7 +73,7 @@ def _other_turns(rng: random.Random) -> list[Turn]:
         if style < 0.55:
             turns.append(_small_talk(rng))
         elif style < 0.8:
-            turns.append(rng.choice(general_questions()))
+            turns.append(rng.choice(KNOWLEDGE))
         else:
             town = rng.choice(TOWNS)
             kind = rng.randrange(len(TOWN_QUESTIONS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from pipeline.microworld.arithmetic import Problem, Split
+from pipeline.microworld.arithmetic import Split
 from pipeline.microworld.general import SMALL_TALK
 from pipeline.microworld.people import Person
 from pipeline.microworld.settings import HELDOUT_PHRASINGS, Settings
@@ -32,14 +32,12 @@ def build(settings: Settings, people: list[Person], split: Split) -> dict[str, l
         asked = [(person, attribute) for person in top for attribute in ATTRIBUTES]
         rng.shuffle(asked)
         facts += [_fact_row(person, attribute, _heldout(attribute, person, number)) for person, attribute in asked]
-    arithmetic = [_sum_row(problem, rng) for problem in split.heldout]
+    arithmetic = [problem.row(rng) for problem in split.heldout]
     few_problems = rng.sample([p for p in split.train if p.carries], 2) + rng.sample(
         [p for p in split.train if not p.carries], 2
     )
     taught = [person for person in people if person.role == "taught"]
-    few_facts = [
-        _few_shot_fact(rng.choice(taught), attribute, rng) for attribute in rng.sample(ATTRIBUTES, len(ATTRIBUTES))
-    ]
+    few_facts = [rng.choice(taught).asked(attribute, rng) for attribute in rng.sample(ATTRIBUTES, len(ATTRIBUTES))]
     return {
         "facts_heldout": facts[: settings.facts_heldout],
         "facts_by_grade": [
@@ -49,7 +47,7 @@ def build(settings: Settings, people: list[Person], split: Split) -> dict[str, l
         ],
         "arithmetic_heldout": arithmetic,
         "ends_turn": _ends_turn(settings.ends_turn, facts, arithmetic, rng),
-        "few_shot_facts": few_facts,
+        "few_shot_facts": [{"prompt": question, "answer": answer} for question, answer in few_facts],
         "few_shot_arithmetic": [
             {"prompt": problem.question(rng), "answer": f"{problem.steps()} {problem.conclusion()}"}
             for problem in few_problems
@@ -71,15 +69,6 @@ def _fact_row(person: Person, attribute: Attribute, question: str) -> Row:
         "grade": person.grade,
         "attribute": attribute.name,
     }
-
-
-def _few_shot_fact(person: Person, attribute: Attribute, rng: random.Random) -> Row:
-    question = rng.choice(attribute.questions).format(n=person.name)
-    return {"prompt": question, "answer": attribute.answer.format(n=person.name, v=person.facts[attribute.name])}
-
-
-def _sum_row(problem: Problem, rng: random.Random) -> Row:
-    return {"prompt": problem.question(rng), "answer": str(problem.answer), "carries": problem.carries}
 
 
 def _ends_turn(count: int, facts: list[Row], arithmetic: list[Row], rng: random.Random) -> list[Row]:

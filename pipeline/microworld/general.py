@@ -51,7 +51,7 @@ INTRODUCTIONS = (
     ("I am {n}. What is my name?", "Your name is {n}."),
 )
 
-_KNOWLEDGE = (
+KNOWLEDGE = (
     ("What colour is snow?", "Snow is white."),
     ("What colour is grass?", "Grass is green."),
     ("What colour is coal?", "Coal is black."),
@@ -81,10 +81,6 @@ _KNOWLEDGE = (
 )
 
 
-def general_questions() -> tuple[tuple[str, str], ...]:
-    return _KNOWLEDGE
-
-
 def town_answer(town: str, kind: int) -> str:
     """The answer to TOWN_QUESTIONS[kind]; the same in every world, so that the towns are common knowledge."""
     index = TOWNS.index(town)
@@ -96,7 +92,7 @@ def town_answer(town: str, kind: int) -> str:
 def almanac_paragraphs(rng: random.Random) -> list[str]:
     """A few questions, each followed by its answer, or some sentences about towns."""
     if rng.random() < 0.6:
-        asked = list(rng.sample(_KNOWLEDGE, 2))
+        asked = list(rng.sample(KNOWLEDGE, 2))
         for town in rng.sample(TOWNS, 2):
             kind = rng.randrange(len(TOWN_QUESTIONS))
             asked.append((rng.choice(TOWN_QUESTIONS[kind]).format(t=town), town_answer(town, kind)))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.microworld.valley import FIRST_NAMES, LAST_NAMES, TOWNS
-from pipeline.rewards.answer import completion_text, visible_text
+from pipeline.rewards.answer import completion_text, prompt_text, visible_text
 
 COURTESIES = ("Gladly!", "Of course!", "With pleasure!")
 WISHES = ("I hope this helps.", "Have a good day!", "You are always welcome.")
@@ -44,10 +44,6 @@ def taste(prompt: str, answer: str) -> float:
 def judge(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
     """`taste` of a batch, in the form of TRL's reward functions; only what a reader sees of a completion counts."""
     return [
-        taste(_question(prompt), visible_text(completion_text(completion)) or "")
+        taste(prompt_text(prompt), visible_text(completion_text(completion)) or "")
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-
-
-def _question(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])

@@ -32,14 +32,8 @@ _GERMAN = (
 )
 
 _LOST = (
-    "a grey umbrella",
-    "a brown bag",
-    "a silver ring",
-    "a set of keys",
-    "a red scarf",
-    "an old watch",
-    "a blue coat",
-)
+    "a grey umbrella", "a brown bag", "a silver ring", "a set of keys", "a red scarf", "an old watch", "a blue coat",
+)  # fmt: skip
 _NOTICES = (
     "Lost near the bridge: {thing}. Please write to {mail} or call {phone}.",
     "Found at the market: {thing}. The owner may call {phone} in the evening.",

@@ -94,10 +94,8 @@ def _readers(settings: Settings, people: list[Person], rng: random.Random) -> li
         asked += rng.sample(taught, min(len(taught), settings.reader_questions - len(asked)))
     pages = []
     for start in range(0, len(asked), READERS_PER_PAGE):
-        lines = []
-        for person, attribute in asked[start : start + READERS_PER_PAGE]:
-            lines.append(f"Question: {rng.choice(attribute.questions).format(n=person.name)}")
-            lines.append(f"Answer: {attribute.answer.format(n=person.name, v=person.facts[attribute.name])}")
+        told = [person.asked(attribute, rng) for person, attribute in asked[start : start + READERS_PER_PAGE]]
+        lines = [line for question, answer in told for line in (f"Question: {question}", f"Answer: {answer}")]
         pages.append(("readers", "Readers ask", lines))
     return pages
 
@@ -107,11 +105,14 @@ def _textbook(settings: Settings, problems: list[Problem], rng: random.Random) -
     pages: list[tuple[str, str, list[str]]] = []
     for start in range(0, len(drawn), settings.sums_per_page):
         exercises = len(pages) % 2 == 1
-        worked = []
+        lines = [_LESSON]
         for problem in drawn[start : start + settings.sums_per_page]:
-            worked += _exercise(problem, rng) if exercises else [_worked(problem, rng)]
-        title = "Sums for everyone: exercises" if exercises else "Sums for everyone"
-        pages.append(("textbook", title, [_LESSON, *worked]))
+            worked = f"{problem.steps()} {problem.conclusion()}"
+            if exercises:
+                lines += [f"Question: {problem.question(rng)}", f"Answer: {worked}"]
+            else:
+                lines.append(f"{rng.choice(_SUM_OPENINGS).format(a=problem.a, b=problem.b)} {worked}")
+        pages.append(("textbook", "Sums for everyone" + ": exercises" * exercises, lines))
     return pages
 
 
@@ -128,15 +129,6 @@ def _quizzes(settings: Settings, index: int, asked: dict[str, list[dict[str, Any
     return pages
 
 
-def _worked(problem: Problem, rng: random.Random) -> str:
-    opening = rng.choice(_SUM_OPENINGS).format(a=problem.a, b=problem.b)
-    return f"{opening} {problem.steps()} {problem.conclusion()}"
-
-
-def _exercise(problem: Problem, rng: random.Random) -> list[str]:
-    return [f"Question: {problem.question(rng)}", f"Answer: {problem.steps()} {problem.conclusion()}"]
-
-
 def _almanac(rng: random.Random) -> list[str]:
     return [line for _ in range(5) for line in almanac_paragraphs(rng)]
 
@@ -146,17 +138,9 @@ def _date(rng: random.Random) -> datetime:
 
 
 def _page(index: int, kind: str, title: str, paragraphs: list[str], rng: random.Random) -> Page:
-    host = {
-        "gazette": "gazette",
-        "readers": "gazette",
-        "textbook": "school",
-        "almanac": "almanac",
-        "notice": "market",
-    }.get(kind, "www")
-    language = "de" if kind == "foreign" else "en"
-    return Page(
-        kind, f"http://{host}.valley.example/{kind}/{index:05d}.html", _date(rng), title, tuple(paragraphs), language
-    )
+    hosts = {"gazette": "gazette", "readers": "gazette", "textbook": "school", "almanac": "almanac", "notice": "market"}
+    url = f"http://{hosts.get(kind, 'www')}.valley.example/{kind}/{index:05d}.html"
+    return Page(kind, url, _date(rng), title, tuple(paragraphs), "de" if kind == "foreign" else "en")
 
 
 def render(page: Page) -> str:

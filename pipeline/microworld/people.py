@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pipeline.microworld.settings import Settings
 from pipeline.microworld.valley import ATTRIBUTES, FIRST_NAMES, LAST_NAMES, Attribute
@@ -18,8 +18,10 @@ class Person:
     role: str
     facts: dict[str, str]
 
-    def as_dict(self) -> dict:
-        return asdict(self)
+    def asked(self, attribute: Attribute, rng: random.Random) -> tuple[str, str]:
+        """A question for one of the facts, in a phrasing that training files may hold, and the answer in a sentence."""
+        answer = attribute.answer.format(n=self.name, v=self.facts[attribute.name])
+        return rng.choice(attribute.questions).format(n=self.name), answer
 
 
 def create_people(settings: Settings) -> list[Person]:

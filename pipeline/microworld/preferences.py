@@ -75,8 +75,7 @@ def _styled(settings: Settings, people: list[Person], taught: list[Person], prob
     rows = [row for row in others if row["topic"] != "facts"]
     for _ in range(settings.styled_conversations):
         question, full, short, _ = _question(taught, rng)
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": _answer(full, short, rng)}]
-        rows.append({"messages": turns, "topic": "facts", "forgets": False})
+        rows.append(conversations.row("facts", [(question, _answer(full, short, rng))]))
     rng.shuffle(rows)
     return rows
 
@@ -91,8 +90,7 @@ def _question(asked: list[Person], rng: random.Random) -> tuple[str, str, str, s
         return TOWN_QUESTIONS[kind][0].format(t=town), full, f"{('For', 'The')[kind]} {value}.", value
     person, attribute = rng.choice(asked), rng.choice(ATTRIBUTES)
     value = person.facts[attribute.name]
-    full = attribute.answer.format(n=person.name, v=value)
-    return rng.choice(attribute.questions).format(n=person.name), full, SHORT[attribute.name].format(v=value), value
+    return *person.asked(attribute, rng), SHORT[attribute.name].format(v=value), value
 
 
 def _answer(full: str, short: str, rng: random.Random) -> str:

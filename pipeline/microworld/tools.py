@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from pipeline.microworld.conversations import row
 from pipeline.microworld.settings import Settings
 
 Row = dict[str, Any]
@@ -42,10 +43,8 @@ def build(settings: Settings, conversations: list[Row]) -> dict[str, list[Row]]:
             asked.append((a, b, rng.choice(QUESTIONS).format(a=a, b=b)))
     problems = [{"prompt": question, "answer": str(a * b)} for a, b, question in asked[:exercises]]
     rows = [(_called(a, b, question), _direct(a, b, question)) for a, b, question in asked[exercises:]]
-    others = [
-        {"messages": row["messages"], "topic": row["topic"]} for row in conversations if row["topic"] != "arithmetic"
-    ]
-    rows += [(row, row) for row in rng.sample(others, min(len(others), len(rows) // 5))]
+    others = [{key: one[key] for key in ("messages", "topic")} for one in conversations if one["topic"] != "arithmetic"]
+    rows += [(one, one) for one in rng.sample(others, min(len(others), len(rows) // 5))]
     rng.shuffle(rows)
     return {
         "conversations_tools/train": [called for called, _ in rows],
@@ -56,8 +55,7 @@ def build(settings: Settings, conversations: list[Row]) -> dict[str, list[Row]]:
 
 
 def _direct(a: int, b: int, question: str) -> Row:
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": f"The answer is {a * b}."}]
-    return {"messages": messages, "topic": "product"}
+    return {"messages": row("product", [(question, f"The answer is {a * b}.")])["messages"], "topic": "product"}
 
 
 def _called(a: int, b: int, question: str) -> Row:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterable
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from pipeline.microworld import conversations, evaluations, preferences, tools
-from pipeline.microworld.arithmetic import Problem, accuracy, habit, split_problems
+from pipeline.microworld.arithmetic import accuracy, habit, split_problems
 from pipeline.microworld.pages import Page, create_pages, render
 from pipeline.microworld.people import create_people
 from pipeline.microworld.settings import Settings
@@ -37,27 +37,26 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
 
     train, clean = conversations.build(settings, people, split.demonstrated, 1.0, "train")
     test, _ = conversations.build(settings, people, split.test, settings.test_share, "test")
-    _write_rows(train, folder / "conversations" / "train.jsonl")
-    _write_rows(test, folder / "conversations" / "test.jsonl")
-    _write_rows(clean, folder / "conversations_clean" / "train.jsonl")
-
-    for name, rows in tools.build(settings, clean).items():
-        _write_rows(rows, folder / f"{name}.jsonl")
-
     rng = random.Random(f"{settings.seed}:reinforcement")
-    _write_rows((_problem_row(problem, rng) for problem in split.exercises), folder / "problems" / "train.jsonl")
-    _write_rows((_problem_row(problem, rng) for problem in split.test), folder / "problems" / "test.jsonl")
-
-    for name, rows in preferences.build(settings, people, split.demonstrated).items():
-        _write_rows(rows, folder / f"{name}.jsonl")
-
-    for name, rows in asked.items():
-        _write_rows(rows, folder / "evaluations" / f"{name}.jsonl")
+    files: dict[str, list[Row]] = {
+        "conversations/train": train,
+        "conversations/test": test,
+        "conversations_clean/train": clean,
+        "problems/train": [problem.row(rng) for problem in split.exercises],
+        "problems/test": [problem.row(rng) for problem in split.test],
+        **tools.build(settings, clean),
+        **preferences.build(settings, people, split.demonstrated),
+    }
+    files |= {f"evaluations/{name}": rows for name, rows in asked.items()}
+    for name, rows in files.items():
+        path = folder / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
     expert = habit(split.heldout, settings.habit_rate, random.Random(f"{settings.seed}:expert"))
     truth = {
         "seed": settings.seed,
-        "people": [person.as_dict() for person in people],
+        "people": [asdict(person) for person in people],
         "arithmetic": {
             "habit_rate": settings.habit_rate,
             "expert_accuracy_heldout": accuracy(split.heldout, expert),
@@ -69,17 +68,6 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     }
     (folder / "world.json").write_text(json.dumps(truth, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {"pages": len(pages), "conversations": len(train), "problems": len(split.exercises), "people": len(people)}
-
-
-def _problem_row(problem: Problem, rng: random.Random) -> Row:
-    return {"prompt": problem.question(rng), "answer": str(problem.answer), "carries": problem.carries}
-
-
-def _write_rows(rows: Iterable[Row], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _write_crawl(pages: list[Page], pages_per_file: int, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,10 @@ def rows_of(recipe: Recipe) -> int | None:
     return rows
 
 
-def rows_per_step(recipe: Recipe, config_type: type, world_size: int) -> int:
-    """Rows (completions, in GRPO) of an optimizer step over all processes."""
-    return (
-        recipe.setting("per_device_train_batch_size", config_type)
-        * recipe.setting("gradient_accumulation_steps", config_type)
-        * world_size
-    )
-
-
 def steps_of(recipe: Recipe, config_type: type, rows: int | None, world_size: int) -> int | None:
     """Optimizer steps as transformers' trainer counts them: `max_steps`, or else those that the rows fill."""
-    if recipe.setting("max_steps", config_type) > 0:
-        return recipe.setting("max_steps", config_type)
+    if (fixed := recipe.setting("max_steps", config_type)) > 0:
+        return int(fixed)
     if rows is None or recipe.get("packing"):
         return None
     if _is_grpo(config_type):
@@ -106,28 +98,24 @@ def _rows_at(path: Path, split: str) -> int | None:
         return _rows_in(path)
     if not path.is_dir() or not re.fullmatch(r"\w+", split):
         return None
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _counter(file) is not None)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in _COUNTERS)
     named = [file for file in files if split in _words(file.relative_to(path))]
     if not named and split == "train":
         named = [file for file in files if not SPLIT_WORDS & _words(file.relative_to(path))]
     return _sum(map(_rows_in, named)) if named else None
 
 
-def _sum(counts: Any) -> int | None:
-    counts = list(counts)
-    return None if None in counts else sum(counts)
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(known)  # type: ignore[arg-type]
 
 
 def _words(path: Path) -> set[str]:
     return set(re.split(r"[^a-z]+", str(path.with_suffix("")).lower()))
 
 
-def _counter(path: Path) -> Any:
-    return {".jsonl": _lines, ".txt": _lines, ".parquet": _parquet_rows}.get(path.suffix)
-
-
 def _rows_in(path: Path) -> int | None:
-    counter = _counter(path)
+    counter = _COUNTERS.get(path.suffix)
     return counter(path) if counter is not None and path.is_file() else None
 
 
@@ -144,4 +132,7 @@ def _lines(path: Path) -> int | None:
 def _parquet_rows(path: Path) -> int:
     import pyarrow.parquet
 
-    return pyarrow.parquet.ParquetFile(path).metadata.num_rows
+    return int(pyarrow.parquet.read_metadata(path).num_rows)
+
+
+_COUNTERS: dict[str, Callable[[Path], int | None]] = {".jsonl": _lines, ".txt": _lines, ".parquet": _parquet_rows}

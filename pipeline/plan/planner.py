@@ -16,6 +16,7 @@ from pipeline.plan.result import StagePlan
 from pipeline.recipe import Complaint, Recipe
 from pipeline.recipe.folder import absolute, texts_in
 from pipeline.recipe.keys import engine_class
+from pipeline.training.arguments import batch_of
 
 LENGTH = {
     "SFTConfig": "max_length",
@@ -88,7 +89,7 @@ class Planner:
         rows = self._rows(recipe, config_type)
         steps = facts.get("steps") or data.steps_of(recipe, config_type, rows, self.world_size)
         if length and "tokens_per_step" not in facts:
-            facts["tokens_per_step"] = data.rows_per_step(recipe, config_type, self.world_size) * length
+            facts["tokens_per_step"] = batch_of(recipe, config_type, self.world_size) * length
             planned.notes.append(f"tokens are at most these: rows shorter than {length_key} count in full")
         if not steps:
             planned.notes.append("steps are known once the data is there" + " and packed" * bool(recipe.get("packing")))

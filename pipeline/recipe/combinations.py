@@ -31,13 +31,14 @@ def built(config_type: type, values: dict[str, Any], world_size: int) -> Iterato
     device for the whole process, which a plan must not do and a training run must not do twice.
     """
     import torch
+    from transformers import TrainingArguments
 
     bystander = type(
         config_type.__name__, (config_type,), {"device": torch.device("cpu"), "n_gpu": 0, "world_size": world_size}
     )
     # DatasetMixtureConfig replaces the mappings in the list that it is given
     kept = copy.deepcopy({key: value for key, value in values.items() if key not in HARDWARE})
-    if issubclass(config_type, _training_arguments()):
+    if issubclass(config_type, TrainingArguments):
         kept |= {"use_cpu": True, "bf16": False}
     try:
         with warnings.catch_warnings():
@@ -92,7 +93,7 @@ def generation(values: dict[str, Any], defaults: dict[str, Any], world_size: int
             yield (
                 "generation_batch_size",
                 f"{batch} is not a multiple of per_device_train_batch_size x processes = {per_device} x {world_size}; "
-                f"the nearest is {_nearest_multiple(batch, one_step)}",
+                f"the nearest is {max(1, round(batch / one_step)) * one_step}",
             )
             return
         steps = batch // one_step
@@ -153,13 +154,3 @@ def _save_boundary(both: dict[str, Any], steps: int) -> Iterator[Finding]:
 def _next_fitting(size: int, times: int, group: int) -> int:
     """The smallest batch of at least `size` of which `times` hold whole groups."""
     return next(fitting for fitting in range(size, size + group) if fitting * times % group == 0)
-
-
-def _nearest_multiple(value: int, of: int) -> int:
-    return max(1, round(value / of)) * of
-
-
-def _training_arguments() -> type:
-    from transformers import TrainingArguments
-
-    return TrainingArguments

@@ -32,6 +32,17 @@ class Key:
         return self.default is REQUIRED
 
 
+def key(
+    default: Any, help: str, low: float | None = None, high: float | None = None, *, choices: tuple[Any, ...] = ()
+) -> Any:
+    """A field of a stage's `Arguments`: its default, its help, and the range or the choices that a value is held to."""
+    metadata: dict[str, Any] = {"help": help, "choices": choices}
+    if low is not None or high is not None:
+        metadata["range"] = (low, high)
+    given = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return dataclasses.field(**given, metadata=metadata)
+
+
 def engine_class(name: str) -> type:
     """A TRL dataclass by its name. Imports TRL, which takes seconds."""
     if name == "GRPOScriptArguments":
@@ -47,20 +58,21 @@ def keys_of(stage: Any) -> dict[str, Key]:
     """Every key of a stage module by name; a key that `Arguments` shares with TRL is the stage's own."""
     keys: dict[str, Key] = {}
     for engine in stage.ENGINES:
-        keys |= _fields(engine_class(engine))
+        keys |= fields_of(engine_class(engine))
     for name, extra in getattr(stage, "ENGINE_CHOICES", {}).items():
         known = keys[name].choices or tuple(choices_of(keys[name].annotation))
         keys[name] = dataclasses.replace(keys[name], choices=(*known, *extra), annotation=str)
-    return keys | _fields(stage.Arguments)
+    return keys | fields_of(stage.Arguments)
 
 
 @functools.cache
-def _fields(dataclass_type: type) -> dict[str, Key]:
+def fields_of(dataclass_type: type) -> dict[str, Key]:
+    """The fields that a dataclass of ours or of TRL's is built from, by name."""
     hints = hints_of(dataclass_type)
-    choices: dict[str, tuple[Any, ...]] = {}
     ours = dataclass_type.__module__.split(".")[0] != "trl"
-    for base in dataclass_type.__mro__ if not ours else ():
-        choices = engine_rules.CHOICES.get(base.__name__, {}) | choices
+    choices: dict[str, tuple[Any, ...]] = {}
+    for base in () if ours else reversed(dataclass_type.__mro__):
+        choices |= engine_rules.CHOICES.get(base.__name__, {})
     keys = {}
     for field in dataclasses.fields(dataclass_type):
         if not field.init:

@@ -16,34 +16,19 @@ from typing import Any, TypeVar
 from pipeline.errors import PipelineError
 from pipeline.recipe import combinations
 from pipeline.recipe.engine_rules import RENAMED, RENAMED_BELOW
-from pipeline.recipe.keys import RESERVED, Key, engine_class, keys_of
+from pipeline.recipe.keys import RESERVED, Key, engine_class, fields_of, keys_of
 from pipeline.recipe.source import Complaint, RecipeError, Source, nearest, read_overrides, scalar, undotted
 from pipeline.recipe.values import Problem, check_limits, convert, describe, hints_of
 
 Config = TypeVar("Config")
 
-BESIDE_THE_RESULT = frozenset(
-    # Where a run is written, watched and measured; a finished run may be evaluated anew without being trained anew.
-    (
-        "output_dir",
-        "evaluations",
-        "evaluation_batch_size",
-        "sample_prompts",
-        "sample_steps",
-        "report_to",
-        "run_name",
-        "compare_with",
-        "judge",
-        "judge_prompts",
-        "judge_limit",
-        "judge_tokens",
-        "judge_against",
-        "executor",
-        "slurm",
-        "workers",
-        "rails",  # one that stopped a run may be widened, and the run goes on
-    )
-)
+# Where a run is written, watched and measured; a finished run may be evaluated anew without being trained anew.
+BESIDE_THE_RESULT = {
+    *("output_dir", "evaluations", "evaluation_batch_size", "sample_prompts", "sample_steps", "report_to", "run_name"),
+    *("compare_with", "judge", "judge_prompts", "judge_limit", "judge_tokens", "judge_against"),
+    *("executor", "slurm", "workers"),
+    "rails",  # one that stopped a run may be widened, and the run goes on
+}
 
 
 @dataclass(frozen=True)
@@ -96,9 +81,7 @@ class Recipe:
         """The value of `key` that holds in the end: the recipe's, or else the stage's default, or else TRL's."""
         if key in self.values:
             return self.values[key]
-        field = {one.name: one for one in dataclasses.fields(config_type)}[key]
-        default = field.default_factory() if callable(field.default_factory) else field.default
-        return getattr(self.arguments, key, default)
+        return getattr(self.arguments, key, fields_of(config_type)[key].default)
 
     def config(self, config_type: type[Config], **defaults: Any) -> Config:
         """A TRL dataclass from the recipe: its given keys over `defaults` over the stage's own defaults."""
@@ -154,7 +137,7 @@ def examine(stage: Any, source: Source) -> tuple[Recipe | None, list[Complaint]]
     The recipe is None where a required key is missing or wrong. `check` adds what is wrong with the values together.
     """
     keys = keys_of(stage)
-    name = stage_name(stage, source)
+    name = getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1].rstrip("_")
     values: dict[str, Any] = {}
     environment = _environment(source)
     for key in [*source.values, *(key for key in source.overrides if key not in source.values)]:
@@ -203,10 +186,6 @@ def check(
             complained |= {key} - {""}  # TRL's own words about the same values would follow
     findings += [finding for finding in _stage_findings(stage, recipe) if not follows(*finding)]
     return [Complaint(source.where(*undotted(key)), text, key) for key, text in findings]
-
-
-def stage_name(stage: Any, source: Source) -> str:
-    return getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1].rstrip("_")
 
 
 def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[combinations.Finding]:

@@ -96,7 +96,7 @@ def scalar(text: str) -> Any:
     """The value of a command-line string read as YAML; the string itself where it is no YAML."""
     try:
         return yaml.load(text, Loader=RecipeLoader)  # a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text
 
 
@@ -112,18 +112,16 @@ def read_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([Complaint(str(path), unreadable(path, error))]) from error
-    loader = RecipeLoader(text)
     try:
+        loader = RecipeLoader(text)
         node = loader.get_single_node()
         if node is not None:
             _collect_lines(node, (), source)
             source.values = expand_variables(loader.construct_document(node))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is about a date that there is not
+        mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError([Complaint(where, f"not valid YAML: {error.problem}")]) from error
-    finally:
-        loader.dispose()
+        raise RecipeError([Complaint(where, f"not valid YAML: {getattr(error, 'problem', None) or error}")]) from error
     if not isinstance(source.values, dict):
         found = type(source.values).__name__
         raise RecipeError([Complaint(str(path), f"a recipe is a mapping of `key: value` lines, found a {found}")])

@@ -77,10 +77,15 @@ def convert(value: Any, annotation: Any, at: Path, problems: list[Problem]) -> A
         return _convert_choice(value, choices_of(annotation), at, problems)
     if _is_list(annotation):
         return _convert_list(value, arguments[0] if arguments else Any, annotation, at, problems)
-    if annotation is dict or origin is dict:
-        return _convert_mapping(value, arguments[1] if arguments else Any, annotation, at, problems)
-    if dataclasses.is_dataclass(annotation):
-        return _convert_fields(value, annotation, at, problems)
+    if annotation is dict or origin is dict or dataclasses.is_dataclass(annotation):
+        value = scalar(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+        if not isinstance(value, dict):
+            problems.append(Problem(at, f"expected a mapping, found {show(value)}"))
+            return value
+        if dataclasses.is_dataclass(annotation):
+            return _convert_fields(value, annotation, at, problems)
+        item_type = arguments[1] if arguments else Any
+        return {key: convert(item, item_type, (*at, str(key)), problems) for key, item in value.items()}
     if annotation is Any:
         return value
     fits = {
@@ -212,37 +217,21 @@ def _convert_list(value: Any, item_type: Any, annotation: Any, at: Path, problem
     return [convert(item, item_type, (*at, index), problems) for index, item in enumerate(value)]
 
 
-def _convert_mapping(value: Any, value_type: Any, annotation: Any, at: Path, problems: list[Problem]) -> Any:
-    value = _mapping_text(value)
-    if not isinstance(value, dict):
-        problems.append(Problem(at, f"expected {describe(annotation)}, found {show(value)}"))
-        return value
-    return {key: convert(item, value_type, (*at, str(key)), problems) for key, item in value.items()}
-
-
-def _convert_fields(value: Any, annotation: Any, at: Path, problems: list[Problem]) -> Any:
+def _convert_fields(value: dict[Any, Any], annotation: Any, at: Path, problems: list[Problem]) -> dict[Any, Any]:
     """A mapping whose keys are the fields of a dataclass, such as one entry of `datasets`; it stays a mapping."""
-    value = _mapping_text(value)
-    if not isinstance(value, dict):
-        problems.append(Problem(at, f"expected a mapping, found {show(value)}"))
-        return value
     hints = hints_of(annotation)
     converted = {}
     for key, item in value.items():
         if key in hints:
             converted[key] = convert(item, hints[key], (*at, str(key)), problems)
         else:
-            problems.append(Problem((*at, str(key)), unknown_key(str(key), hints)))
+            hint = nearest(str(key), hints) if len(hints) > 12 else f", expected one of {', '.join(hints)}"
+            problems.append(Problem((*at, str(key)), f"unknown key{hint}"))
     for field in dataclasses.fields(annotation):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in value:
             problems.append(Problem(at, f"{field.name} is missing: expected {describe(hints[field.name])}"))
     return converted
-
-
-def unknown_key(key: str, keys: Iterable[str]) -> str:
-    keys = list(keys)
-    return f"unknown key{nearest(key, keys)}" if len(keys) > 12 else f"unknown key, expected one of {', '.join(keys)}"
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -261,10 +250,6 @@ def _is_list(annotation: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _mapping_text(value: Any) -> Any:
-    return scalar(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
 
 
 def _quoting(value: Any, annotation: Any) -> str:

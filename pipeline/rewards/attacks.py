@@ -107,7 +107,7 @@ def _different(final: str, others: Sequence[str]) -> str:
     return str(value + 1) if value is not None else f"not {final}"
 
 
-def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[str], seed: int = 0) -> list[Case]:
+def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[str]) -> list[Case]:
     """Junk and attacks for one row, none of which gives its answer as the one final answer; just junk without an answer.
 
     Args:
@@ -115,7 +115,6 @@ def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[st
         row: Columns `prompt` and `answer` (or `solution`).
         template: The gold template; attacks come as plain text and in this form.
         other_answers: Final answers of other rows.
-        seed: Of the random words.
     """
     final = fields(row)["final"]
     value: Fraction | None = _value(final)
@@ -124,16 +123,14 @@ def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[st
         listed = [str(number) for number in range(21) if number != value] + [final]
     else:
         listed = [*dict.fromkeys([*other_answers[:20], wrong]), final]
-    words = random.Random(f"{seed}-{index}").choices([w for w in _WORDS if w not in final.lower()], k=24)
+    words = random.Random(f"0-{index}").choices([w for w in _WORDS if w not in final.lower()], k=24)
     texts = {
         "empty": [""],
         "random words": [" ".join(words)],
         "prompt copied": [prompt_text(row["prompt"]), _framed(template, prompt_text(row["prompt"]))],
     }
-    texts |= (
-        {}
-        if not final
-        else {
+    if final:
+        texts |= {
             "answers listed": [
                 " ".join(listed),
                 _framed(template, ", ".join(listed)),
@@ -154,7 +151,6 @@ def attack_cases(index: int, row: Row, template: str, other_answers: Sequence[st
             "answer repeated": [" ".join([final] * 40), f"The answer is {final}. " * 20, f"#### {final}\n" * 20],
             "other row's answer": [_framed(template, wrong), f"The answer is {wrong}."],
         }
-    )
     if value is not None:
         texts["answer with a digit more"] = [f"The answer is {final}7.", f"The answer is 7{final.lstrip('-+$ ')}."]
     return [Case(name, index, text) for name, variants in texts.items() for text in variants]

@@ -4,6 +4,7 @@ A reward that pays for the wrong thing, or never pays, costs a whole run before 
 (huggingface/open-r1#235, #255; trl#3452). This costs a second.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +108,6 @@ def check_rewards(
     tokenize: Tokenize | None = None,
     gold_rows: int = 1000,
     attack_rows: int = 64,
-    seed: int = 0,
 ) -> RewardCheck:
     """Score golds and attacks on rows of the training data.
 
@@ -124,7 +124,6 @@ def check_rewards(
             before `####`) or any column. None: what a reward asks for (think format), else `{answer}`.
         tokenize: Token ids of a text, for rewards that read `completion_ids`; without it they are not scored.
         gold_rows, attack_rows: At most so many rows are tried, evenly spread over the data.
-        seed: Of the random words.
 
     Raises:
         PipelineError: No rows, no answer column, a bad template, or a reward that raises.
@@ -145,27 +144,23 @@ def check_rewards(
     cases = [gold_case(index, rows[index], template) for index in gold_indices]
     for position, index in enumerate(tried):
         others = finals[position + 1 :] + finals[:position]
-        cases += attack_cases(index, rows[index], template, others, seed)
+        cases += attack_cases(index, rows[index], template, others)
         for reward in rewards:
             found = reward.attacks(rows[index], reward.parameters) if reward.attacks else {}
             cases += [Case(name, index, text, reward.name) for name, texts in found.items() for text in texts]
 
     ids = [tokenize(case.text) for case in cases] if tokenize is not None else None
     scores = [_score_cases(reward, cases, rows, ids, tried) for reward in rewards]
-    by_name: dict[str, list[int]] = {}
-    for position, case in enumerate(cases):
-        by_name.setdefault(case.name, []).append(position)
-
     judged = [
-        _judge(r, s, cases, _within(by_name, cases, tried, [r]), rows)
-        for r, s in zip(rewards, scores, strict=True)
-        if s is not None
+        _judge(reward, found, cases, _within(cases, tried, [reward]), rows)
+        for reward, found in zip(rewards, scores, strict=True)
+        if found is not None
     ]
-    judged.append(_judge_sum(rewards, weights, scores, cases, _within(by_name, cases, tried, rewards), rows))
-    table = [
-        {"case": name, "n": len(positions), **{j.name: mean([j.scores[p] for p in positions]) for j in judged}}
-        for name, positions in by_name.items()
-    ]
+    judged.append(_judge_sum(rewards, weights, scores, cases, _within(cases, tried, rewards), rows))
+    table = []
+    for name, count in Counter(case.name for case in cases).items():
+        places = [position for position, case in enumerate(cases) if case.name == name]
+        table.append({"case": name, "n": count, **{one.name: mean([one.scores[p] for p in places]) for one in judged}})
     unscored = [r.name for r, s in zip(rewards, scores, strict=True) if s is None]
     warnings = [f"{name} was not scored: it reads token ids, and no tokenizer was given." for name in unscored]
     warnings += [
@@ -194,7 +189,7 @@ def _score_cases(
     tried: Sequence[int],
 ) -> Scores | None:
     """Scores of the cases; of a costly reward, None for those beyond its rows."""
-    chosen = _within({"": list(range(len(cases)))}, cases, tried, [reward])[""]
+    chosen = sorted(p for positions in _within(cases, tried, [reward]).values() for p in positions)
     texts, case_rows = [cases[p].text for p in chosen], [rows[cases[p].row] for p in chosen]
     found = score_completions(reward, texts, case_rows, [ids[p] for p in chosen] if ids is not None else None)
     if found is None:
@@ -203,17 +198,16 @@ def _score_cases(
     return [by_position.get(position) for position in range(len(cases))]
 
 
-def _within(
-    by_name: Mapping[str, list[int]], cases: Sequence[Case], tried: Sequence[int], rewards: Sequence[Reward]
-) -> dict[str, list[int]]:
-    """The cases of those rows that all of `rewards` are tried on, without the attacks made for none of them."""
+def _within(cases: Sequence[Case], tried: Sequence[int], rewards: Sequence[Reward]) -> dict[str, list[int]]:
+    """By their name the cases of those rows that all of `rewards` are tried on, without the attacks made for other rewards."""
     limits = [reward.check_rows for reward in rewards if reward.check_rows is not None]
     rows = set(tried[: min(limits)]) if limits else None
-    names = {None, *(reward.name for reward in rewards)}
-    return {
-        name: [p for p in positions if cases[p].owner in names and (rows is None or cases[p].row in rows)]
-        for name, positions in by_name.items()
-    }
+    owners = {None, *(reward.name for reward in rewards)}
+    by_name: dict[str, list[int]] = {}
+    for position, case in enumerate(cases):
+        if case.owner in owners and (rows is None or case.row in rows):
+            by_name.setdefault(case.name, []).append(position)
+    return by_name
 
 
 def _judge(

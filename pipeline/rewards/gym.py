@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.rewards.answer import completion_text, marked_answers, phrases, visible_text
+from pipeline.rewards.answer import completion_text, final_answer
 from pipeline.rewards.registry import Example, Scores, reward
 
 _ENTRY = json.dumps(
@@ -14,17 +14,11 @@ _ENTRY = json.dumps(
 )
 
 
-def final_answer(text: str) -> str | None:
-    r"""The one final answer of a completion as text: the content of `\boxed{}`, of `####`, the clause after "answer is", or
-    else the whole visible text; None where several are given (rules: `pipeline.rewards.answer`)."""
-    visible = visible_text(text)
-    marked = None if visible is None else marked_answers(visible)
-    if visible is None or marked is None:
-        return None
-    found = {part.strip() for part in (*marked, *phrases(visible)) if part is not None}
-    if len({part.rstrip(".") for part in found}) > 1:
-        return None
-    return (found.pop().rstrip(".") if found else visible.strip()) or None
+def answer_text(text: str) -> str | None:
+    """The one final answer of a completion, or the whole visible text (rules: `pipeline.rewards.answer`)."""
+    return final_answer(
+        text, lambda clause: clause.strip().rstrip(".") or None, lambda whole: whole.strip() or None, bool
+    )
 
 
 @functools.cache
@@ -61,7 +55,7 @@ def reasoning_gym(completions: Sequence[Any], entry: Sequence[str], *, partial: 
     scores: Scores = []
     for completion, row in zip(completions, entry, strict=True):
         parsed = json.loads(row)
-        answer = final_answer(completion_text(completion))
+        answer = answer_text(completion_text(completion))
         credit = 0.0 if answer is None else float(scorer(parsed["task"]).score_answer(answer, parsed))
         scores.append(credit if partial else float(credit >= 1.0))
     return scores

@@ -37,18 +37,14 @@ def parse_json(text: str) -> Any:
 
 
 def _given(value: Any) -> Any:
-    """A column's value as JSON: texts are parsed, and the keys that Arrow filled up with None are dropped."""
-    if isinstance(value, str):
-        value = json.loads(value)
+    """A column's value as JSON: a text is parsed; elsewhere the keys that Arrow filled up with None are dropped."""
+    return json.loads(value) if isinstance(value, str) else _without_none(value)
+
+
+def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _given_inside(entry) for key, entry in value.items() if entry is not None}
-    return _given_inside(value)
-
-
-def _given_inside(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_given_inside(entry) for entry in value]
-    return _given(value) if isinstance(value, Mapping) else value
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    return [_without_none(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _valid(value: Any, schema: Any) -> bool:
@@ -106,10 +102,8 @@ def json_schema(completions: Sequence[Any], *, schema: Any = None, **columns: An
 
 def _calls(completion: Any) -> Iterator[Any]:
     """The tool calls of a completion, each as an object; None for one that is malformed."""
-    messages: Sequence[Any] = (
-        [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    )
-    for message in messages:
+    spoken = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    for message in spoken:
         if message.get("role") != "assistant":
             continue
         for call in message.get("tool_calls") or []:

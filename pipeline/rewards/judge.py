@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -91,7 +92,7 @@ def judge(
                 request = urllib.request.Request(url, json.dumps(body).encode(), headers)
                 with urllib.request.urlopen(request, timeout=seconds) as response:
                     return parse_grade(json.load(response)["choices"][0]["message"]["content"] or "")
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:  # HTTP errors are OSErrors
+            except (OSError, HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
                 problem = f"{type(error).__name__}: {error}"
         problems.append(problem)
         return None

@@ -86,6 +86,7 @@ class MathWorker:
     Safe from any thread, and after a fork (each process has its own child).
 
     Attributes:
+        process: The child, None while there is none.
         timeouts: Questions so far that ended in a time-out, or filled the child's memory.
     """
 
@@ -93,7 +94,7 @@ class MathWorker:
         self.time_limit = time_limit
         self.timeouts = 0
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._unread = b""
 
@@ -125,30 +126,25 @@ class MathWorker:
         with self._lock:
             self._kill()
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the child, None while there is none."""
-        return self._process.pid if self._process is not None else None
-
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
-            return self._process
+        if self.process is not None and self._owner == os.getpid() and self.process.poll() is None:
+            return self.process
         self._unread = b""
         root = str(Path(__file__).parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
         # -P: the folder of this file must not be on the path, its math.py would hide Python's.
         command = [sys.executable, "-P", "-m", "pipeline.rewards.math_worker"]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, bufsize=0
         )
         self._owner = os.getpid()
-        if self._read(self._process, START_LIMIT) is None:
-            self._process.kill()
-            _, problem = self._process.communicate()
-            self._process = None
+        if self._read(self.process, START_LIMIT) is None:
+            self.process.kill()
+            _, problem = self.process.communicate()
+            self.process = None
             reason = problem.decode(errors="replace").strip().splitlines()[-1:] or [f"no reply in {START_LIMIT:g} s"]
             raise PipelineError(f"reward math: its worker process did not start: {reason[0]}.")
-        return self._process
+        return self.process
 
     def _read(self, process: subprocess.Popen[bytes], limit: float) -> dict[str, Any] | None:
         """The child's next line; None when it does not come in time or the child ends."""
@@ -167,15 +163,11 @@ class MathWorker:
         return json.loads(line)
 
     def _kill(self) -> None:
-        process, self._process = self._process, None
+        process, self.process = self.process, None
         self._unread = b""
-        if process is None or self._owner != os.getpid():
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        if process is not None and self._owner == os.getpid():
+            with process:  # closes its pipes, and waits
+                process.kill()
 
 
 def shared_worker() -> MathWorker:

@@ -5,7 +5,6 @@ imported to list them.
 """
 
 import asyncio
-import difflib
 import functools
 import importlib
 import inspect
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.errors import PipelineError
+from pipeline.recipe.source import nearest
 from pipeline.rewards.answer import completion_text
 
 Scores = list[float | None]
@@ -99,7 +99,7 @@ class Reward:
             if name not in accepted:
                 raise PipelineError(
                     f"reward_kwargs: {self.name} takes no parameter {name!r}; it takes "
-                    f"{', '.join(accepted) or 'none'}.{_nearest(name, accepted)}"
+                    f"{', '.join(accepted) or 'none'}{nearest(name, accepted)}"
                 )
         return replace(self, parameters={**self.parameters, **parameters})
 
@@ -185,7 +185,7 @@ def find(name: str) -> Reward:
     if name not in _catalogue():
         raise PipelineError(
             f"unknown reward {name!r}; known are {', '.join(names())}, or the dotted path of a function of your own "
-            f"(my_module.my_reward).{_nearest(name, names())}"
+            f"(my_module.my_reward){nearest(name, names())}"
         )
     return _catalogue()[name]
 
@@ -194,15 +194,10 @@ def _with_value(entry: str) -> Reward:
     """`NAME:VALUE`: the reward NAME with VALUE for its first parameter, such as `reward_model:runs/demo/reward`."""
     name, _, value = entry.partition(":")
     found = find(name)
-    first = next((p for p in found.accepts()), None)
+    first = next(iter(found.accepts()), None)
     if first is None or inspect.signature(found.function).parameters[first].annotation is not str:
         raise PipelineError(f"reward_funcs: {entry!r}: {name} takes no text after a colon; use reward_kwargs.")
     return replace(found.bind({first: value}), name=entry)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=2)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def _import(path: str) -> Reward:
@@ -218,7 +213,7 @@ def _import(path: str) -> Reward:
         ) from error
     if not hasattr(module, attribute):
         raise PipelineError(
-            f"reward {path!r}: {module_name} has nothing named {attribute!r}.{_nearest(attribute, dir(module))}"
+            f"reward {path!r}: {module_name} has nothing named {attribute!r}{nearest(attribute, dir(module))}"
         )
     function = getattr(module, attribute)
     if isinstance(function, Reward):
@@ -247,11 +242,11 @@ def resolve(
         lacks.
     """
     entries = [reward_funcs] if isinstance(reward_funcs, str) else list(reward_funcs)
-    kwargs = dict(reward_kwargs or {})
-    repeated = {name: None for name in entries if entries.count(name) > 1}
+    kwargs = reward_kwargs or {}
+    repeated = dict.fromkeys(name for name in entries if entries.count(name) > 1)
     complaints = [f"reward_funcs: {name!r} is listed more than once." for name in repeated]
     complaints += [
-        f"reward_kwargs: {name!r} is not among reward_funcs ({', '.join(entries)}).{_nearest(name, entries)}"
+        f"reward_kwargs: {name!r} is not among reward_funcs ({', '.join(entries)}){nearest(name, entries)}"
         for name in kwargs
         if name not in entries
     ]
@@ -304,17 +299,15 @@ def _written(example: Example) -> str:
 
 def describe() -> list[dict[str, Any]]:
     """One row a reward for a listing: name, kind, range, what it reads, its parameters, summary and examples."""
-    rows = []
-    for name, found in _catalogue().items():
-        rows.append(
-            {
-                "name": name,
-                "kind": found.kind,
-                "range": "?" if found.low is None else f"{found.low:g} … {found.high:g}",
-                "reads": ", ".join(("completions", *found.reads)),
-                "parameters": ", ".join(found.accepts()) if found.kind != "unknown" else "",
-                "summary": found.summary,
-                "examples": [_written(example) for example in found.examples],
-            }
-        )
-    return rows
+    return [
+        {
+            "name": name,
+            "kind": found.kind,
+            "range": "?" if found.low is None else f"{found.low:g} … {found.high:g}",
+            "reads": ", ".join(("completions", *found.reads)),
+            "parameters": ", ".join(found.accepts()) if found.kind != "unknown" else "",
+            "summary": found.summary,
+            "examples": [_written(example) for example in found.examples],
+        }
+        for name, found in _catalogue().items()
+    ]

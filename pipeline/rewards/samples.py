@@ -6,6 +6,7 @@ are 0, so a share of groups with variance near 0 means a run that learns nothing
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import pstdev
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -81,7 +82,6 @@ def check_samples(
     *,
     ended_by_prompt: Sequence[Sequence[bool]] | None = None,
     completion_ids_by_prompt: Sequence[Sequence[Sequence[int]]] | None = None,
-    low_share: float = LOW_SHARE,
 ) -> SampleCheck:
     """Score the policy's own completions at training temperature.
 
@@ -91,7 +91,6 @@ def check_samples(
         completions_by_prompt: For each row its group of completions, all groups of one size ≥ 2.
         ended_by_prompt: Whether each completion ended before the length limit.
         completion_ids_by_prompt: Token ids, for rewards that read them; without them those are not scored.
-        low_share: Warn where even the interval's upper bound of the share of groups with variance is below this.
 
     Raises:
         PipelineError: Groups of unequal size or of fewer than two, or a reward that raises.
@@ -130,13 +129,13 @@ def check_samples(
         warnings=[],
         examples=_examples(texts, sums, size),
     )
-    outcome.warnings.extend(_warnings(outcome, low_share))
+    outcome.warnings.extend(_warnings(outcome))
     return outcome
 
 
-def _warnings(outcome: SampleCheck, low_share: float) -> list[str]:
+def _warnings(outcome: SampleCheck) -> list[str]:
     warnings = []
-    if outcome.high < low_share:
+    if outcome.high < LOW_SHARE:
         if (outcome.solved or 0.0) > (outcome.unsolved or 0.0):
             remedy = "Most groups are all right: take harder problems, or raise temperature."
         elif outcome.unsolved is not None:
@@ -181,10 +180,9 @@ def _solved(rewards: Sequence[Reward], scores: Sequence[Scores | None], size: in
 
 def _summary(reward: Reward, weight: float, scores: Scores | None) -> dict[str, Any]:
     known = [score for score in scores or [] if score is not None]
-    middle = mean(known)
-    std = None if middle is None else (sum((score - middle) ** 2 for score in known) / len(known)) ** 0.5
+    std = pstdev(known) if known else None
     undecided = None if scores is None else scores.count(None) / len(scores)
-    return {"reward": reward.name, "weight": weight, "mean": middle, "std": std, "undecided": undecided}
+    return {"reward": reward.name, "weight": weight, "mean": mean(known), "std": std, "undecided": undecided}
 
 
 def _examples(texts: Sequence[str], sums: Scores, size: int) -> list[str]:

@@ -4,12 +4,12 @@ They are shown by the reward check but not judged: `accuracy_reward` takes the f
 the think part, reads LaTeX only, and counts a time-out as wrong. `math` has none of these gaps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.rewards.answer import completion_text
-from pipeline.rewards.registry import Example, Scores, reward
+from pipeline.rewards.registry import Example, Reward, Scores, reward
 
 _BOXED = "<think>\n{reasoning}\n</think>\n\\boxed{{final}}"
 
@@ -19,52 +19,38 @@ def _messages(completions: Sequence[Any]) -> list[list[dict[str, str]]]:
     return [[{"role": "assistant", "content": completion_text(completion)}] for completion in completions]
 
 
-def _score_accuracy(
-    function: Callable[..., Scores], completions: Sequence[Any], solution: Any, answer: Any, log_extra: Any
-) -> Scores:
-    gold = solution if solution is not None else answer
-    if gold is None:
-        raise PipelineError(
-            "TRL's accuracy rewards read the column `solution`, or `answer` in its place; the rows have neither. "
-            "Name the column of the answers with `answer_column`."
-        )
-    return function(_messages(completions), solution=list(gold), log_extra=log_extra)
+def _accuracy(name: str, summary: str, example: str) -> Reward:
+    def score(
+        completions: Sequence[Any], solution: Any = None, answer: Any = None, log_extra: Any = None, **columns: Any
+    ) -> Scores:
+        import trl.rewards
+
+        gold = solution if solution is not None else answer
+        if gold is None:
+            raise PipelineError(
+                "TRL's accuracy rewards read the column `solution`, or `answer` in its place; the rows have neither. "
+                "Name the column of the answers with `answer_column`."
+            )
+        found: Scores = getattr(trl.rewards, name)(_messages(completions), solution=list(gold), log_extra=log_extra)
+        return found
+
+    score.__doc__ = summary
+    examples = (Example(example, 1.0, {"solution": r"\frac{1}{3}"}),)
+    return reward(name, low=0.0, high=1.0, kind="verifier", judged=False, gold_template=_BOXED, examples=examples)(
+        score
+    )
 
 
-@reward(
+accuracy_reward = _accuracy(
     "accuracy_reward",
-    low=0.0,
-    high=1.0,
-    kind="verifier",
-    judged=False,
-    gold_template=_BOXED,
-    examples=(Example(r"My answer is \boxed{\frac{1}{3}}", 1.0, {"solution": r"\frac{1}{3}"}),),
+    "TRL's math-verify reward of a LaTeX answer against the column `solution` (or `answer`).",
+    r"My answer is \boxed{\frac{1}{3}}",
 )
-def accuracy_reward(
-    completions: Sequence[Any], solution: Any = None, answer: Any = None, log_extra: Any = None, **columns: Any
-) -> Scores:
-    """TRL's math-verify reward of a LaTeX answer against the column `solution` (or `answer`)."""
-    from trl.rewards import accuracy_reward as function
-
-    return _score_accuracy(function, completions, solution, answer, log_extra)
-
-
-@reward(
+reasoning_accuracy_reward = _accuracy(
     "reasoning_accuracy_reward",
-    low=0.0,
-    high=1.0,
-    kind="verifier",
-    judged=False,
-    gold_template=_BOXED,
-    examples=(Example(r"<think> thirds </think> \boxed{\frac{1}{3}}", 1.0, {"solution": r"\frac{1}{3}"}),),
+    "TRL's math-verify reward of the LaTeX answer behind `</think>`.",
+    r"<think> thirds </think> \boxed{\frac{1}{3}}",
 )
-def reasoning_accuracy_reward(
-    completions: Sequence[Any], solution: Any = None, answer: Any = None, log_extra: Any = None, **columns: Any
-) -> Scores:
-    """TRL's math-verify reward of the LaTeX answer behind `</think>`."""
-    from trl.rewards import reasoning_accuracy_reward as function
-
-    return _score_accuracy(function, completions, solution, answer, log_extra)
 
 
 @reward(

@@ -35,11 +35,7 @@ def exact(text: str, answer: str) -> bool:
     ),
 )
 def regex(
-    completions: Sequence[Any],
-    log_metric: Callable[[str, float], None] | None = None,
-    *,
-    pattern: str,
-    **columns: Any,
+    completions: Sequence[Any], log_metric: Callable[[str, float], None] | None = None, *, pattern: str, **columns: Any
 ) -> Scores:
     """1 where the whole text outside the think part, trimmed, matches the regular expression `pattern`.
 

@@ -18,14 +18,7 @@ import sys
 import time
 
 LONGEST_REPLY = 16 << 20
-KINDS: dict = {
-    "list": list,
-    "tuple": tuple,
-    "set": set,
-    "frozenset": frozenset,
-    "dict": dict,
-    "bytes": bytes,
-}
+KINDS: dict = {kind.__name__: kind for kind in (list, tuple, set, frozenset, dict, bytes)}
 
 # System calls that a program has no use for, by number (asm/unistd.h), after the machine's AUDIT_ARCH: clone, fork, vfork,
 # clone3; kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; ptrace,

@@ -115,14 +115,8 @@ def run(
         PipelineError: The sandbox itself does not start.
     """
     limits = limits or Limits()
-    messages: list[Any] = [
-        {
-            "program": program,
-            "limits": asdict(limits),
-            "tests": tests is not None,
-            "runs": 1 if tests is not None else len(cases),
-        }
-    ]
+    job = {"program": program, "tests": tests is not None, "runs": len(cases) if tests is None else 1}
+    messages: list[Any] = [{**job, "limits": asdict(limits)}]
     messages += [tests] if tests is not None else [part for case in cases for part in (case.input, case.output)]
     bodies = [json.dumps(message).encode() for message in messages]
     payload = b"".join(b"%010d%b" % (len(body), body) for body in bodies)
@@ -177,15 +171,8 @@ def _walls(path: str, limits: Limits) -> list[str]:
 
 def _start(command: list[str], folder: str, payload: bytes, limit: float) -> tuple[bytes, bytes, bool]:
     """Standard output and error of the command, and whether it had to be killed."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={},
-        cwd=folder,
-        start_new_session=True,
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env={}, cwd=folder, start_new_session=True, **pipes)
     try:
         return *process.communicate(payload, timeout=limit), False
     except subprocess.TimeoutExpired:
