@@ -222,6 +222,7 @@ def test_groups_without_a_gradient_are_replaced_by_further_prompts(tmp_path, tin
     assert active[0]["reward"] == stock[0]["reward"], "the reward is that of the prompts as they were drawn first"
     for line in active:
         assert sum(line[f"difficulty/{name}"] for name in ("in_band", "too_easy", "too_hard", "unmeasured")) == 40
+        assert 0 < line["difficulty/pass_rate"] < 1
     measured = [40 - line["difficulty/unmeasured"] for line in active]
     assert measured == sorted(measured) and measured[-1] > 32  # eight batches of four, and those drawn on top
 

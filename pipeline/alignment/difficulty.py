@@ -132,6 +132,11 @@ class Curriculum:
         found = {"in_band": len(rates) - easy - hard, "too_easy": easy, "too_hard": hard}
         return found | {"unmeasured": self.rows - len(rates)}
 
+    def pass_rate(self) -> float:
+        """Mean over the rows that were measured, NaN before: unlike the reward, it does not follow what is drawn."""
+        measured = self.tried > 0
+        return float((self.passed[measured] / self.tried[measured]).mean()) if measured.any() else float("nan")
+
     def state(self) -> dict[str, Any]:
         """All that decides what is drawn next, for `torch.save`."""
         measured = torch.from_numpy(np.stack([self.passed, self.tried]))

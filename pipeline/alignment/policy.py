@@ -225,6 +225,11 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         from pipeline.alignment.frontier import Frontier
 
         trainer.add_callback(Frontier(recipe, directory, trainer, prepared.tokenizer, reward_model, chat=prepared.chat))
+    rails = recipe.arguments.rails
+    if recipe.arguments.difficulty is not None:
+        # What is drawn changes, and the mean reward with it: leaving out what is too easy looks like a fall.
+        given = rails if isinstance(rails, dict) else {"action": rails}
+        rails = {"reward_fell": None, "reward_flat": None, **given}
     ceiling = None if reward_model else _ceiling(prepared)
     session.train(
         trainer,
@@ -234,7 +239,7 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         base=prepared.source,
         tokenizer=prepared.handed_over,
         facts=prepared.facts,
-        rails=Rails(recipe.arguments.rails, directory.path / "alerts.jsonl", ceiling),
+        rails=Rails(rails, directory.path / "alerts.jsonl", ceiling),
     )
 
 

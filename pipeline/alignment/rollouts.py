@@ -138,6 +138,7 @@ class Rollouts:
             metrics["active_sampling/replaced"].append(replaced)
         if self.curriculum.band:
             metrics.update({f"difficulty/{name}": [count] for name, count in self.curriculum.counts().items()})
+            metrics["difficulty/pass_rate"] = [self.curriculum.pass_rate()]
         return batch
 
     def _roll_out(self, rows: list[int]) -> tuple[dict[str, Any], list[bool]]:
