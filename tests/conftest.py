@@ -119,9 +119,18 @@ def command(*words: str | Path) -> int:
 
 
 REWARDING = '''
+from pipeline.rewards.registry import verifier
+
+
 def odd_tokens(completion_ids, **columns):
     """Share of odd token ids: random completions differ in it."""
     return [sum(token % 2 for token in ids) / max(len(ids), 1) for ids in completion_ids]
+
+
+@verifier("odd_length")
+def odd_length(text, answer):
+    """About half of random completions are right, or none where the answer is `never`."""
+    return answer != "never" and len(text) % 2 == 1
 '''
 
 
@@ -129,7 +138,7 @@ def odd_tokens(completion_ids, **columns):
 def tiny_world(tmp_path_factory, tokenizer_dir, tiny_model_dir) -> Path:
     """What the training stages read, as plain files: `tokenizer/` with token shards, `model/`, `conversations.jsonl`
     (40 rows of different lengths), `preferences/` (40 and 20 pairs), `problems.jsonl` (40 rows), and `rewarding.py` with
-    the reward `odd_tokens`."""
+    the reward `odd_tokens` and the verifier `odd_length`."""
     import shutil
 
     from transformers import AutoTokenizer
@@ -275,6 +284,17 @@ def injected_rollouts(prompts: list, trainer) -> dict:
         completion_ids.append([*random.integers(10, 300, random.integers(2, 8)).tolist(), tokenizer.eos_token_id])
         prompt_ids.append(tokenizer(f"{text} ")["input_ids"])
     return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+
+
+def injected_trainer() -> type:
+    """TRL's GRPOTrainer with `injected_rollouts`."""
+    import trl
+
+    class GRPOTrainer(trl.GRPOTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, rollout_func=injected_rollouts, **kwargs)
+
+    return GRPOTrainer
 
 
 def metrics_of(folder: Path) -> list[dict]:

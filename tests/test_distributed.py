@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command, grpo_recipe, injected_rollouts, metrics_of, pretrain_recipe, sft_recipe
+from conftest import ROOT, command, grpo_recipe, injected_trainer, metrics_of, pretrain_recipe, sft_recipe
 from safetensors.torch import load_file
 
 from pipeline.errors import PipelineError
@@ -89,11 +89,11 @@ def test_two_processes_fine_tune_as_one_does_with_twice_the_accumulation(tmp_pat
 
 
 DRIVER = """
-import functools, sys
+import sys
 sys.path.insert(0, {tests!r})
 import trl
-from conftest import injected_rollouts
-trl.GRPOTrainer = functools.partial(trl.GRPOTrainer, rollout_func=injected_rollouts)
+from conftest import injected_trainer
+trl.GRPOTrainer = injected_trainer()
 from pipeline.cli import main
 main(sys.argv[1:])
 """
@@ -102,12 +102,10 @@ main(sys.argv[1:])
 @pytest.mark.slow
 def test_two_processes_learn_by_grpo_as_one_does_from_the_same_completions(tmp_path, tiny_world, monkeypatch):
     # Each process samples with a random state of its own, so that the completions have to be given.
-    import functools
-
     import trl
 
     monkeypatch.chdir(tiny_world)
-    monkeypatch.setattr(trl, "GRPOTrainer", functools.partial(trl.GRPOTrainer, rollout_func=injected_rollouts))
+    monkeypatch.setattr(trl, "GRPOTrainer", injected_trainer())
     assert command("grpo", "--config", grpo_recipe(tmp_path / "alone.yaml", tiny_world, **TWICE)) == 0
     (tmp_path / "driver.py").write_text(DRIVER.format(tests=str(ROOT / "tests")))
     together = grpo_recipe(tmp_path / "together.yaml", tiny_world)
@@ -116,6 +114,23 @@ def test_two_processes_learn_by_grpo_as_one_does_from_the_same_completions(tmp_p
     assert status == 0, output
     assert min(line["reward_std"] for line in metrics_of(tmp_path / "alone")) > 0
     assert_same_learning(tmp_path / "alone", tmp_path / "together")
+
+
+@pytest.mark.slow
+def test_two_processes_sample_groups_again_and_keep_one_curriculum(tmp_path, tiny_world):
+    recipe = grpo_recipe(
+        tmp_path / "run.yaml", tiny_world, reward_funcs=["rewarding.odd_length"], per_device_train_batch_size=8,
+        difficulty={"min": 0.1, "max": 0.9}, active_sampling_rounds=8, save_strategy="steps", save_steps=4,
+    )  # fmt: skip
+    status, output = launch(CONFIGS / "cpu_2proc.yaml", *WORDS, "grpo", "--config", recipe, cwd=tiny_world)
+    assert status == 0, output
+    lines = metrics_of(tmp_path / "run")
+    assert sum(line["active_sampling/replaced"] for line in lines) > 0
+    assert all(line["frac_reward_zero_std"] == 0 for line in lines)
+    saved = tmp_path / "run" / "checkpoints" / "checkpoint-4"
+    first, second = (torch.load(saved / f"rollouts_{rank}.pt")["curriculum"] for rank in (0, 1))
+    assert first["measured"].equal(second["measured"]) and first["position"] == second["position"]
+    assert (first["measured"][1] > 0).sum() == 40 - lines[-1]["difficulty/unmeasured"]
 
 
 @pytest.mark.slow

@@ -1,15 +1,15 @@
 """The loss: the same with either LM head, in whatever micro-batches, and summed exactly for validation."""
 
-import functools
 import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import command, grpo_recipe, injected_rollouts, metrics_of, pretrain_recipe, sft_recipe, tiny_config
+from conftest import command, grpo_recipe, injected_trainer, metrics_of, pretrain_recipe, sft_recipe, tiny_config
 from safetensors.torch import load_file
 
 from pipeline.corpus.tokens import TokenShards
+from pipeline.recipe.combinations import SAME_AT_RATIO_ONE
 from pipeline.training.models import new_model
 from pipeline.training.packing import PackedCollator, plan_rows
 from pipeline.training.validation import bytes_per_token, validation_loss
@@ -151,17 +151,19 @@ def test_fine_tuning_learns_the_same_from_1x8_and_8x1_rows_of_unequal_length(tmp
     assert_equal_outcomes(*both)
 
 
-def injected_grpo(tmp_path, world, monkeypatch, loss_type):
+def injected_grpo(tmp_path, world, monkeypatch, loss_type, batches=(WHOLE, SINGLE)):
     import trl
 
+    loss = {"loss_type": loss_type, **({"epsilon_high": 5.0} if loss_type == "cispo" else {})}
+
     monkeypatch.chdir(world)
-    monkeypatch.setattr(trl, "GRPOTrainer", functools.partial(trl.GRPOTrainer, rollout_func=injected_rollouts))
+    monkeypatch.setattr(trl, "GRPOTrainer", injected_trainer())
     return [
         outcome(
             "grpo",
-            grpo_recipe(tmp_path / f"{i}.yaml", world, loss_type=loss_type, temperature=1.0, **ONE_STEP, **batch),
+            grpo_recipe(tmp_path / f"{loss_type}{i}.yaml", world, temperature=1.0, **loss, **ONE_STEP, **batch),
         )
-        for i, batch in enumerate((WHOLE, SINGLE))
+        for i, batch in enumerate(batches)
     ]
 
 
@@ -175,6 +177,16 @@ def test_grpo_learns_the_same_from_1x8_and_8x1_injected_completions(tmp_path, ti
 def test_bnpo_is_the_exception_its_normaliser_is_the_micro_batch_by_design(tmp_path, tiny_world, monkeypatch):
     whole, single = injected_grpo(tmp_path, tiny_world, monkeypatch, "bnpo")
     assert whole[1] != pytest.approx(single[1], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "plain"), SAME_AT_RATIO_ONE.items())
+def test_a_variant_that_is_said_to_be_another_where_ratios_are_one_is(
+    tmp_path, tiny_world, monkeypatch, variant, plain
+):
+    ((_, *found),) = injected_grpo(tmp_path, tiny_world, monkeypatch, variant, [WHOLE])
+    ((_, *expected),) = injected_grpo(tmp_path, tiny_world, monkeypatch, plain, [WHOLE])
+    assert_equal_outcomes((0, *found), (0, *expected))  # the gradients: the values of the losses differ by constants
 
 
 # --- validation

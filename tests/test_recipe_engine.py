@@ -9,6 +9,7 @@ from fakes import GRPO, SFT, complaints_of, write
 
 from pipeline import stages
 from pipeline.recipe import engine_rules, json_schema, parse, read_yaml
+from pipeline.recipe.combinations import idle_keys
 from pipeline.recipe.keys import engine_class, keys_of
 from pipeline.recipe.values import check_limits, convert
 
@@ -209,8 +210,6 @@ def test_every_stage_has_a_schema_that_is_json(name):
             {"eval_strategy": "steps", "per_device_eval_batch_size": 2, "num_generations_eval": 4},
             "per_device_eval_batch_size: 2 x processes 1 is not a multiple of num_generations_eval 4",
         ),
-        ({"steps_per_generation": 4, "save_steps": 5}, "save_steps: 5 falls inside a generation phase"),
-        ({"num_iterations": 3, "save_steps": 10}, "nearest that works: 9"),
     ],
 )
 def test_groups_that_do_not_fit_their_batch_are_answered_with_what_works(values, message):
@@ -220,8 +219,54 @@ def test_groups_that_do_not_fit_their_batch_are_answered_with_what_works(values,
 def test_the_advice_about_groups_is_accepted():
     for values in ({"num_generations": 3}, {"per_device_train_batch_size": 8}):
         parse(GRPO, {"per_device_train_batch_size": 6, "num_generations": 4} | values, "grpo.yaml")
-    parse(GRPO, {"steps_per_generation": 4, "save_steps": 4}, "grpo.yaml")
-    parse(GRPO, {"num_iterations": 3, "save_steps": 9}, "grpo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"importance_sampling_level": "sequence"},
+            "importance_sampling_level: sequence with loss_type dapo, which adds up",
+        ),
+        ({"loss_type": "luspo"}, "loss_type: luspo is made of ratios of whole completions"),
+        ({"loss_type": "vespo", "importance_sampling_level": "sequence"}, "loss_type: vespo makes ratios"),
+        ({"loss_type": "cispo"}, "epsilon_high: found None: with loss_type cispo it is the largest ratio itself"),
+        ({"loss_type": "cispo", "epsilon_high": 0.28}, "epsilon_high: found 0.28: with loss_type cispo"),
+    ],
+)
+def test_losses_that_would_be_something_else_than_they_are_called_are_refused(values, message):
+    assert message in complaints_of(GRPO, values)
+
+
+def test_losses_as_published_are_taken():
+    for values in (
+        {"loss_type": "grpo", "importance_sampling_level": "sequence"},  # GSPO
+        {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+        {"loss_type": "cispo", "epsilon_high": 5.0},
+        {"loss_type": "dapo", "epsilon_high": 0.28},
+        {"loss_type": "vespo"},
+        {"loss_type": "sapo"},
+    ):
+        parse(GRPO, values, "grpo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "idle"),
+    [
+        ({"epsilon_high": 0.28}, ["epsilon_high"]),
+        ({"epsilon_high": 0.28, "num_iterations": 2}, []),
+        ({"epsilon_high": 0.28, "steps_per_generation": 4}, []),
+        ({"epsilon_high": 0.28, "steps_per_generation": 4, "gradient_accumulation_steps": 4}, ["epsilon_high"]),
+        ({"epsilon_high": 0.28, "generation_batch_size": 16}, []),
+        ({"importance_sampling_level": "sequence", "loss_type": "grpo"}, ["importance_sampling_level"]),
+        ({"loss_type": "sapo"}, ["loss_type: sapo (the same as grpo)"]),
+        ({"loss_type": "cispo", "epsilon_high": 5.0}, ["loss_type: cispo (the same as dapo)"]),
+        ({"loss_type": "dr_grpo"}, []),
+    ],
+)
+def test_keys_that_do_nothing_where_a_batch_is_used_once_are_named(values, idle):
+    defaults = {key.name: key.default for key in keys_of(GRPO).values()}
+    assert idle_keys(defaults | values, values) == idle
 
 
 def test_the_number_of_processes_counts_in_a_generation_batch(monkeypatch):

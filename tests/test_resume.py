@@ -49,9 +49,18 @@ RUNS = {
         sft_recipe,
         {"use_peft": True, "lora_dropout": 0.2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2},
     ),
+    # Three optimizer steps a generation: checkpoints fall in the midst of its completions.
     "grpo": (
         grpo_recipe,
-        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "steps_per_generation": 4, "beta": 0.01},
+        {
+            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": 4,
+            "steps_per_generation": 6,
+            "beta": 0.01,
+            "reward_funcs": ["rewarding.odd_length"],
+            "difficulty": {"min": 0.2, "max": 0.8},
+            "active_sampling_rounds": 2,
+        },
     ),
     "reward": (reward_recipe, {"logging_steps": 3}),
     "rlhf": (

@@ -75,13 +75,16 @@ def test_what_the_limit_cut_off_is_scored_without_an_end_and_less_a_penalty(tiny
     assert cut == pytest.approx(raw - 2.0, abs=1e-5)
 
 
-def test_scores_do_not_depend_on_batch_order_or_company(tiny_reward_model):
+def test_scores_do_not_depend_on_batch_order_company_or_padding_side(tiny_reward_model):
     answers = [[{"role": "assistant", "content": "The answer is 6." * n}] for n in (1, 5, 2, 9, 3)]
     alone = [RewardModel(tiny_reward_model)([PROMPT], [answer])[0] for answer in answers]
     together = RewardModel(tiny_reward_model, batch_size=2)([PROMPT] * 5, answers)
     backwards = RewardModel(tiny_reward_model)([PROMPT] * 5, answers[::-1])[::-1]
+    left_padding = RewardModel(tiny_reward_model)
+    left_padding.tokenizer.padding_side = "left"
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(backwards, alone, atol=1e-5)
+    np.testing.assert_allclose(left_padding([PROMPT] * 5, answers), alone, atol=1e-5)
     assert len({round(score, 4) for score in alone}) == 5
 
 

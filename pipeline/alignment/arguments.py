@@ -65,6 +65,20 @@ class PolicyArguments(FineTuningArguments):
     gold_template: str | None = field(
         default=None, metadata={"help": "form in which a gold answer scores best; {answer} stands for the answer"}
     )
+    difficulty: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "train on problems whose measured pass rate lies within {min, max}; of the others `outside` (0.1) of them "
+            "are drawn in every pass through the data, and measured again"
+        },
+    )
+    active_sampling_rounds: int = field(
+        default=0,
+        metadata={
+            "help": "replace groups without a difference in reward by groups of further prompts, so many times at most",
+            "range": (0, None),
+        },
+    )
     rails: dict[str, Any] | str | bool | None = field(
         default=None,
         metadata={

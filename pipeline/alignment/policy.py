@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.alignment.difficulty import Band, Curriculum, check_selection, verifiers_of
 from pipeline.errors import PipelineError
 from pipeline.evaluation.specification import check_evaluations
+from pipeline.recipe.combinations import idle_keys
 from pipeline.rewards import Reward, for_trainer, resolve, reward_weights
 from pipeline.training.arguments import batch_of, check_training
 from pipeline.training.rails import check_rails
+
+NO_VLLM = "use_vllm: vLLM is not installed here; the machine that trains needs `pip install 'vllm>=0.22,<=0.31'`"
 
 
 def rewards_of(recipe: Any, config_type: type) -> tuple[list[Reward], list[float]]:
@@ -36,7 +41,7 @@ def check_policy(recipe: Any, inputs: dict[str, tuple[str, ...]], config_type: t
     complaints += check_rails(recipe.arguments.rails)
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
     try:
-        rewards_of(recipe, config_type)
+        complaints += check_selection(recipe, rewards_of(recipe, config_type)[0], config_type)
     except PipelineError as error:
         complaints += str(error).splitlines()
     if not recipe.get("model_name_or_path"):
@@ -53,7 +58,39 @@ def plan_policy(recipe: Any, config_type: type) -> dict[str, Any]:
         "completions_per_step": per_step,
         "prompts_per_step": per_step / recipe.setting("num_generations", config_type),
     }
-    return found | {"tokens_per_step": tokens} | ({"steps": steps, "tokens": steps * tokens} if steps > 0 else {})
+    found |= {"tokens_per_step": tokens} | ({"steps": steps, "tokens": steps * tokens} if steps > 0 else {})
+    return found | {"notes": notes_on(recipe, config_type)}
+
+
+def notes_on(recipe: Any, config_type: type, world_size: int = 1) -> list[str]:
+    """What is no mistake in a recipe and yet not what its author may think, and what it needs that is not installed here."""
+    from trl.import_utils import is_vllm_available
+
+    names = [one.name for one in dataclasses.fields(config_type) if one.init]
+    idle = idle_keys({name: recipe.setting(name, config_type) for name in names}, recipe.values, world_size)
+    notes = []
+    if idle:
+        notes.append(
+            f"without effect: {', '.join(idle)}: every completion is used in one step only, where the ratio of policies is 1; "
+            "raise num_iterations or steps_per_generation, or leave them out"
+        )
+    if recipe.get("use_vllm") and not is_vllm_available():
+        notes.append(NO_VLLM)
+    return notes
+
+
+def check_engine(recipe: Any, args: Any) -> None:
+    """Raise `PipelineError` where what generates the rollouts is not there, or would spoil the weights."""
+    from trl.import_utils import is_vllm_available
+
+    if args.use_vllm and not is_vllm_available():
+        raise PipelineError(f"{recipe.path}: {NO_VLLM}. Or leave out use_vllm.")
+    if args.use_transformers_continuous_batching and (args.bf16 or args.fp16):
+        # trl 1.16, GRPOTrainer._generate_single_turn: `unwrapped_model.to(torch.bfloat16)`, and never back
+        raise PipelineError(
+            f"{recipe.path}: use_transformers_continuous_batching with bf16 or fp16: TRL casts the weights and "
+            f"leaves them in half precision. Set bf16: false, or leave it out: plain generation is the faster one on CPUs."
+        )
 
 
 @dataclass
@@ -134,6 +171,7 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
     Raises:
         PipelineError: The rewards fail their check, or whatever `session.train` raises.
     """
+    from pipeline.alignment.rollouts import Rollouts
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.evaluation.generation import end_token_ids
     from pipeline.training import models, session
@@ -141,6 +179,9 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
     from pipeline.training.reward_model import RewardModel
 
     args = session.config(recipe, config_type, directory)
+    for note in notes_on(recipe, config_type, args.world_size):
+        session.say(f"note: {note}")
+    check_engine(recipe, args)
     prepared = prepare(recipe, args, config_type, directory)
     if prepared.rewards and recipe.arguments.reward_check != "off":
         ok = _check_rewards(recipe, args, prepared)
@@ -158,7 +199,11 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
             end_token_ids=end_token_ids(prepared.model, prepared.tokenizer),
         )
         rewards = [Reward(reward_model.__name__, reward_model, kind="unknown", judged=False), *rewards]
-    trainer = trainer_type(
+    curriculum = None
+    if recipe.arguments.difficulty is not None or recipe.arguments.active_sampling_rounds:
+        band = None if recipe.arguments.difficulty is None else Band(**recipe.arguments.difficulty)
+        curriculum = Curriculum(len(prepared.rows), args.seed, band, shuffle=args.shuffle_dataset)
+    trainer = type(trainer_type.__name__, (Rollouts, trainer_type), {})(
         model=prepared.model,
         reward_funcs=for_trainer(rewards),
         args=args,
@@ -166,6 +211,9 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         train_dataset=prepared.rows,
         eval_dataset=prepared.evaluation,
         peft_config=models.peft_config(recipe),
+        curriculum=curriculum,
+        verifiers=verifiers_of(prepared.rewards),
+        rounds=recipe.arguments.active_sampling_rounds,
         **({"tools": prepared.tools} if prepared.tools else {}),
         **({"environment_factory": prepared.environment} if prepared.environment else {}),
     )
@@ -177,6 +225,11 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         from pipeline.alignment.frontier import Frontier
 
         trainer.add_callback(Frontier(recipe, directory, trainer, prepared.tokenizer, reward_model, chat=prepared.chat))
+    rails = recipe.arguments.rails
+    if recipe.arguments.difficulty is not None:
+        # What is drawn changes, and the mean reward with it: leaving out what is too easy looks like a fall.
+        given = rails if isinstance(rails, dict) else {"action": rails}
+        rails = {"reward_fell": None, "reward_flat": None, **given}
     ceiling = None if reward_model else _ceiling(prepared)
     session.train(
         trainer,
@@ -186,7 +239,7 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         base=prepared.source,
         tokenizer=prepared.handed_over,
         facts=prepared.facts,
-        rails=Rails(recipe.arguments.rails, directory.path / "alerts.jsonl", ceiling),
+        rails=Rails(rails, directory.path / "alerts.jsonl", ceiling),
     )
 
 

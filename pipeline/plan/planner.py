@@ -43,6 +43,7 @@ class Planner:
         try:
             planned.reads += dict.fromkeys(self._reads(recipe, stage))
             planned.facts |= stage.plan(recipe)
+            planned.notes += planned.facts.pop("notes", [])
             if config_name is not None:
                 self._plan_training(planned, engine_class(config_name), LENGTH[config_name])
             elif stage.KIND == "imported":

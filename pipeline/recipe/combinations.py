@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pipeline.recipe.source import nearest
@@ -16,6 +16,12 @@ ROPE = {"rope_theta", "rope_scaling", "partial_rotary_factor"}
 
 Finding = tuple[str, str]
 """The key that a complaint is filed under, and its text."""
+
+ADDS_UP_TOKENS = ("bnpo", "dr_grpo", "dapo", "cispo")
+"""GRPO's losses that are sums over tokens, not means of completions' means."""
+
+SAME_AT_RATIO_ONE = {"sapo": "grpo", "cispo": "dapo", "vespo": "dapo"}
+"""GRPO's losses that have the gradient of another one where all ratios of policies are 1 (tests/test_loss.py)."""
 
 HARDWARE = {
     # A recipe for a GPU is planned on a laptop: what asks for a device is left to the machine that trains
@@ -80,7 +86,7 @@ def new_model(values: dict[str, Any]) -> Iterator[Finding]:
 
 
 def generation(values: dict[str, Any], defaults: dict[str, Any], world_size: int) -> Iterator[Finding]:
-    """GRPO's groups: every generation batch holds whole groups, and a checkpoint falls between two of them."""
+    """GRPO's groups: every generation batch holds whole groups."""
     both = defaults | values
     if both["generation_batch_size"] is not None and both["steps_per_generation"] is not None:
         yield "generation_batch_size", "set together with steps_per_generation; leave one of them out"
@@ -113,8 +119,46 @@ def generation(values: dict[str, Any], defaults: dict[str, Any], world_size: int
             f"nearest that work: {' or '.join(advice)}",
         )
     yield from _evaluation_groups(both, world_size)
-    if "save_steps" in values and both["save_steps"] >= 1:
-        yield from _save_boundary(both, steps)
+
+
+def policy_loss(both: dict[str, Any]) -> Iterator[Finding]:
+    """Variants of GRPO's loss that are something else than they are called with the other keys as they stand."""
+    loss, level = both["loss_type"], both["importance_sampling_level"]
+    if level == "sequence" and loss in ADDS_UP_TOKENS:
+        yield (
+            "importance_sampling_level",
+            f"sequence with loss_type {loss}, which adds up tokens, so that a completion weighs by its length; "
+            "GSPO is loss_type: grpo with it",
+        )
+    if loss == "luspo" and level != "sequence":
+        yield "loss_type", "luspo is made of ratios of whole completions: set importance_sampling_level: sequence"
+    if loss == "vespo" and level == "sequence":
+        yield "loss_type", "vespo makes ratios of whole completions itself: leave out importance_sampling_level"
+    if loss == "cispo" and (both["epsilon_high"] is None or both["epsilon_high"] < 1):
+        yield (
+            "epsilon_high",
+            f"found {both['epsilon_high']}: with loss_type cispo it is the largest ratio itself, not its distance from 1, and "
+            f"below 1 (epsilon's {both['epsilon']} where it is missing) it scales every step down; ScaleRL takes 5.0",
+        )
+
+
+def idle_keys(both: dict[str, Any], given: Collection[str], world_size: int = 1) -> list[str]:
+    """What a recipe asks for in vain where every completion is used in one optimizer step only: the policy is then still
+    the one that sampled it, all ratios are 1, and variants of the loss differ by how they add up tokens, if at all."""
+    per_step, accumulation = both["per_device_train_batch_size"] * world_size, both["gradient_accumulation_steps"]
+    batch = both["generation_batch_size"]
+    steps = both["steps_per_generation"] or (batch // per_step if batch else accumulation)
+    if accumulation % (steps * both["num_iterations"]):
+        return []
+    loss = both.get("loss_type")
+    idle = [
+        key for key in ("epsilon", "epsilon_high", "delta") if key in given and (loss, key) != ("cispo", "epsilon_high")
+    ]
+    if both.get("importance_sampling_level") == "sequence" and loss != "luspo":
+        idle.append("importance_sampling_level")
+    if loss in SAME_AT_RATIO_ONE:
+        idle.append(f"loss_type: {loss} (the same as {SAME_AT_RATIO_ONE[loss]})")
+    return idle
 
 
 def _evaluation_groups(both: dict[str, Any], world_size: int) -> Iterator[Finding]:
@@ -128,26 +172,6 @@ def _evaluation_groups(both: dict[str, Any], world_size: int) -> Iterator[Findin
             "per_device_eval_batch_size",
             f"{per_device} x processes {world_size} is not a multiple of {key} {group}; "
             f"nearest that works: {fitting}, or set num_generations_eval",
-        )
-
-
-def _save_boundary(both: dict[str, Any], steps: int) -> Iterator[Finding]:
-    """TRL saves neither the buffered completions nor its place among them: only between two generations is a resumed
-    run the uninterrupted one."""
-    if both["save_strategy"] != "steps":
-        return
-    save, accumulation = int(both["save_steps"]), both["gradient_accumulation_steps"]
-    period = steps * both["num_iterations"]
-    if save * accumulation % period:
-        fitting = min(
-            (size for size in range(1, save + period + 1) if size * accumulation % period == 0),
-            key=lambda size: (abs(size - save), size),
-        )
-        yield (
-            "save_steps",
-            f"{save} falls inside a generation phase, from where a run cannot be resumed exactly (steps_per_generation "
-            f"{steps} x num_iterations {both['num_iterations']} / gradient_accumulation_steps {accumulation}); "
-            f"nearest that works: {fitting}",
         )
 
 

@@ -203,6 +203,7 @@ def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[co
         if engine in ("GRPOConfig", "RLOOConfig"):
             defaults = {key.name: key.default for key in keys_of(stage).values()}
             yield from combinations.generation(values, defaults, world_size)
+            yield from combinations.policy_loss(defaults | values) if engine == "GRPOConfig" else ()
         yield from combinations.built(config_type, values, world_size)
 
 

@@ -21,7 +21,7 @@ from pipeline.rewards.registry import Example, reward
 def length(
     completion_ids: Sequence[Sequence[int]], *, max_tokens: int, cache: int | None = None, **columns: Any
 ) -> list[float | None]:
-    """Soft overlong punishment: equation 13 of DAPO (arXiv:2503.14476).
+    """TRL's soft overlong punishment, equation 13 of DAPO (arXiv:2503.14476), with the recipe's length.
 
     0 up to `max_tokens - cache` tokens, then linearly down to -1 at `max_tokens` and beyond, so that a completion which
     ran into the limit is punished and one that came near it is warned.
@@ -40,5 +40,6 @@ def length(
             f"reward length: cache must lie between 1 and max_tokens ({max_tokens}), found {cache}; "
             "set it under reward_kwargs: {length: {cache: …}}."
         )
-    start = max_tokens - cache
-    return [-min(1.0, max(0.0, (len(ids) - start) / cache)) + 0.0 for ids in completion_ids]
+    from trl.rewards import get_soft_overlong_punishment
+
+    return list(get_soft_overlong_punishment(max_tokens, cache)(completion_ids))

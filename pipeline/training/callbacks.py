@@ -127,6 +127,7 @@ class Progress(TrainerCallback):
             ("loss", "loss"),
             ("reward", "reward"),
             ("length", "completions/mean_length"),
+            ("in band", "difficulty/in_band"),
             ("accuracy", "mean_token_accuracy"),
             ("lr", "learning_rate"),
         )
