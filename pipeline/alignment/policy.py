@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -78,13 +79,16 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     """Load model, tokenizer, problems and rewards, and refuse what cannot be trained."""
     from pipeline.conversation.template import end_of_turn, has_turn_marks, refuse_toolless_template
     from pipeline.evaluation.decontamination import drop_contaminated
+    from pipeline.evaluation.generation import page
+    from pipeline.evaluation.specification import read_examples
     from pipeline.tools import load, resolve
     from pipeline.training import data, models, problems
 
     source = models.source_of(recipe)
     tokenizer = models.load_tokenizer(source, trust_remote_code=recipe.get("trust_remote_code", False))
     models.check_padding(tokenizer, source, recipe.arguments.pad_token)
-    chat = has_turn_marks(tokenizer)
+    few_shot = getattr(recipe.arguments, "few_shot", None)
+    chat = has_turn_marks(tokenizer) and few_shot is None
     rows, evaluation = data.load_training_data(recipe)
     columns = {"prompt": recipe.arguments.prompt_column, "answer": recipe.arguments.answer_column}
     name = str(recipe.get("dataset_name") or "datasets")
@@ -92,6 +96,11 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     rows, decontamination = drop_contaminated(recipe, rows, name, directory)
     if evaluation is not None:
         evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
+    if few_shot is not None:
+        examples = read_examples(str(recipe.arguments.few_shot_path), few_shot)
+        rows, evaluation = (
+            part and part.map(lambda row: {"prompt": page(row["prompt"], examples)}) for part in (rows, evaluation)
+        )
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
     tools = resolve(getattr(recipe.arguments, "tools", None) or [])
@@ -173,6 +182,8 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
     trainer.add_callback(
         samples_callback(recipe, prepared.tokenizer, directory, chat=prepared.chat, tools=prepared.tools)
     )
+    if recipe.arguments.sample_problems and not prepared.environment:  # its rollouts need the trainer
+        trainer.add_callback(_rollouts(recipe, prepared, rewards, args, directory))
     if reward_model is not None and getattr(recipe.arguments, "frontier_steps", None):
         from pipeline.alignment.frontier import Frontier
 
@@ -187,6 +198,26 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         tokenizer=prepared.handed_over,
         facts=prepared.facts,
         rails=Rails(recipe.arguments.rails, directory.path / "alerts.jsonl", ceiling),
+    )
+
+
+def _rollouts(recipe: Any, prepared: Prepared, rewards: list[Reward], args: Any, directory: Any) -> Any:
+    """The callback that follows a few problems of the training data through the training."""
+    from pipeline.evaluation.rollouts import RolloutsCallback
+
+    return RolloutsCallback(
+        prepared.tokenizer,
+        list(islice(prepared.rows, recipe.arguments.sample_problems)),
+        rewards,
+        reward_weights(rewards, recipe.get("reward_weights")),
+        directory.path / "rollouts.jsonl",
+        every=recipe.arguments.sample_steps,
+        chat=prepared.chat,
+        max_new_tokens=args.max_completion_length,
+        batch_size=args.per_device_train_batch_size,
+        tools=prepared.tools,
+        tool_rounds=args.max_tool_calling_iterations or 4 if prepared.tools else 0,
+        sampling={"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k or 0, "seed": args.seed},
     )
 
 

@@ -30,6 +30,7 @@ BESIDE_THE_RESULT = frozenset(
         "evaluation_batch_size",
         "sample_prompts",
         "sample_steps",
+        "sample_problems",
         "report_to",
         "run_name",
         "compare_with",
