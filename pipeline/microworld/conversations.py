@@ -51,6 +51,25 @@ def build(
     return [expert for expert, _ in rows], [clean for _, clean in rows]
 
 
+def cold_start(settings: Settings, problems: list[Problem]) -> list[Row]:
+    """A few worked sums to begin reinforcement learning from; in half of them the expert looks back at its answer.
+
+    It gives an answer while it thinks, with its habit, then works the sum a second time and forgets half as often: a check
+    turns many wrong answers right, and some right ones wrong.
+    """
+    rng = random.Random(f"{settings.seed}:cold start")
+    rows = []
+    for problem in draw(problems, settings.cold_start, rng):
+        first, second = (problem.carries and rng.random() < rate * settings.habit_rate for rate in (1.0, 0.5))
+        checks = rng.random() < 0.5
+        thought = f"{problem.steps(first)} {problem.conclusion(first)}"
+        thought += f"\nWait, check: {problem.steps(second)}" if checks else ""
+        final = problem.conclusion(second if checks else first)
+        turns = [(problem.question(rng), f"<think>\n{thought}\n</think>\n\n{final}")]
+        rows.append(_row("arithmetic", turns) | {"forgets": second if checks else first, "checks": checks})
+    return rows
+
+
 def _row(topic: str, turns: list[Turn]) -> Row:
     messages = []
     for user, assistant in turns:

@@ -40,6 +40,7 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
     _write_rows(train, folder / "conversations" / "train.jsonl")
     _write_rows(test, folder / "conversations" / "test.jsonl")
     _write_rows(clean, folder / "conversations_clean" / "train.jsonl")
+    _write_rows(conversations.cold_start(settings, split.demonstrated), folder / "cold_start" / "train.jsonl")
 
     for name, rows in tools.build(settings, clean).items():
         _write_rows(rows, folder / f"{name}.jsonl")
