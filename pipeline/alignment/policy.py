@@ -79,7 +79,8 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     """Load model, tokenizer, problems and rewards, and refuse what cannot be trained."""
     from pipeline.conversation.template import end_of_turn, has_turn_marks, refuse_toolless_template
     from pipeline.evaluation.decontamination import drop_contaminated
-    from pipeline.evaluation.generation import page
+    from pipeline.evaluation.generation import line_end_ids, page
+    from pipeline.evaluation.measure import ONE_LINE, base_stops
     from pipeline.evaluation.specification import read_examples
     from pipeline.tools import load, resolve
     from pipeline.training import data, models, problems
@@ -96,13 +97,18 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     rows, decontamination = drop_contaminated(recipe, rows, name, directory)
     if evaluation is not None:
         evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
+    examples = read_examples(str(recipe.arguments.few_shot_path), few_shot or 0)
     if few_shot is not None:
-        examples = read_examples(str(recipe.arguments.few_shot_path), few_shot)
-        rows, evaluation = (
-            part and part.map(lambda row: {"prompt": page(row["prompt"], examples)}) for part in (rows, evaluation)
-        )
+
+        def asked(row: dict[str, Any]) -> dict[str, Any]:
+            return {"prompt": page(row["prompt"], examples)}
+
+        rows, evaluation = rows.map(asked), evaluation.map(asked) if evaluation is not None else None
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
+    if few_shot is not None and base_stops(examples) == ONE_LINE:
+        # Where every answer shown is one line, the next line is no part of the answer that is rewarded.
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *line_end_ids(tokenizer)]
     tools = resolve(getattr(recipe.arguments, "tools", None) or [])
     factory = getattr(recipe.arguments, "environment_factory", None)
     environment = load(factory) if factory else None

@@ -43,6 +43,13 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     return ids
 
 
+def line_end_ids(tokenizer: Any) -> list[int]:
+    """The ids of all tokens with a line break in their text: alone, or grown together with a full stop."""
+    ids = [[token] for token in range(len(tokenizer))]
+    texts = tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+    return [token for token, text in enumerate(texts) if "\n" in text]
+
+
 def generate(
     model: Any,
     tokenizer: Any,

@@ -46,7 +46,7 @@ def answer_rows(
     settings: dict[str, Any] = {
         "max_new_tokens": evaluation.max_new_tokens,
         "batch_size": batch_size,
-        "stop_strings": () if chat or evaluation.scorer == "ends_turn" else _base_stops(examples),
+        "stop_strings": () if chat or evaluation.scorer == "ends_turn" else base_stops(examples),
         "n": samples,
         "temperature": evaluation.temperature if samples > 1 else 0.0,
         "top_p": evaluation.top_p,
@@ -207,6 +207,7 @@ def _ratio(bits: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
     return {"value": value, "low": value + low, "high": value + high}
 
 
-def _base_stops(examples: Sequence[Row]) -> tuple[str, ...]:
+def base_stops(examples: Sequence[Row]) -> tuple[str, ...]:
+    """What ends an answer of a base model that was shown these examples."""
     one_line = bool(examples) and not any("\n" in str(example["answer"]) for example in examples)
     return ONE_LINE if one_line else BASE_STOPS

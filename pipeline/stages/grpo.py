@@ -27,7 +27,7 @@ class Arguments(PolicyArguments):
         default=None,
         metadata={
             "help": "ask as a base model is asked, on a page that begins with so many rows of few_shot_path, and hand over a "
-            "base model",
+            "base model; where all of these are answered in a line, an answer ends with its line",
             "range": (0, None),
         },
     )

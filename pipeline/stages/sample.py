@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def run(recipe: Recipe) -> None:
             minimum=arguments.minimum_reward,
             per_prompt=arguments.per_problem,
             origin=arguments.model_name_or_path,
-            page=None if arguments.few_shot is None else lambda prompt: page(prompt, _examples(arguments)),
+            page=None if arguments.few_shot is None else functools.partial(page, few_shot=_examples(arguments)),
         )
         drawn.replace(directory.aside / rejection.SAMPLED)
         print("sample  " + ", ".join(f"{key} {value:,.4g}" for key, value in facts.items()), flush=True)
@@ -153,7 +154,7 @@ def _examples(arguments: Arguments) -> list[dict[str, Any]]:
 def _drawer(arguments: Arguments) -> Any:
     from pipeline.evaluation.generation import generate, render_prompt
     from pipeline.evaluation.loading import load_checkpoint
-    from pipeline.evaluation.measure import BASE_STOPS
+    from pipeline.evaluation.measure import base_stops
 
     loaded = load_checkpoint(Path(arguments.model_name_or_path))
     as_base = arguments.few_shot is not None
@@ -174,7 +175,7 @@ def _drawer(arguments: Arguments) -> Any:
             temperature=arguments.temperature,
             top_p=arguments.top_p,
             n=arguments.samples,
-            stop_strings=BASE_STOPS if as_base else (),
+            stop_strings=base_stops(asking["few_shot"]) if as_base else (),
             seed=arguments.seed * 1_000_003 + first,
         )
         # A base model goes on with the next question where it has answered this one.
