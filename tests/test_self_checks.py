@@ -65,7 +65,7 @@ def test_a_word_is_taken_away_in_every_case_and_spelling_but_its_beginning_is_no
     banned = BannedWords(tokenizer, ["answer"])
     spell = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("answe", "ANSWE", "swer", " an")}
     scores = torch.zeros(3, len(tokenizer))
-    rows = [spell["answe"][-4:], spell["ANSWE"][-4:], spell["swer"][-4:]]
+    rows = [spell["answe"], spell["ANSWE"], spell["swer"]]
     width = max(map(len, rows))
     pad = tokenizer(" ", add_special_tokens=False)["input_ids"]
     ids = torch.tensor([pad * (width - len(row)) + row for row in rows])

@@ -27,7 +27,7 @@ ARMS = {"random": "random reward", "format": "format-only reward", "sft": "SFT o
 
 UNLIKE_SAMPLING = (
     *("datasets", "tools", "environment_factory", "generation_kwargs", "chat_template_kwargs"),
-    *("top_k", "min_p", "repetition_penalty"),
+    *("top_k", "min_p", "repetition_penalty", "difficulty"),
 )
 """Keys that shape rollouts in a way that the `sample` stage does not know."""
 
