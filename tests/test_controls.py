@@ -55,7 +55,7 @@ def test_every_arm_updates_and_draws_as_much_as_the_recipe(folder):
     for arm in ("random", "format"):
         control = arms[f"grpo.control_{arm}"]
         changed = {k for k in {*control.values, *recipe.values} if control.get(k) != recipe.get(k)}
-        assert changed == {"output_dir", "reward_funcs", "reward_weights", "rails"}, arm
+        assert changed - {"reward_weights"} == {"output_dir", "reward_funcs", "rails"}, arm
         assert control_of(control.output_dir.name) == ("grpo", arm) and arm in ARMS
 
 

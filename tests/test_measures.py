@@ -121,6 +121,10 @@ def test_figures_of_hand_made_samples():
     assert found["pass@2"]["value"] == pytest.approx((1 - 1 / 6) / 2)
     assert found["pass@4"]["value"] == pytest.approx(0.5)
     assert found["majority@4"]["value"] == pytest.approx(0.5)  # 2 has two votes and is right; the other row never is
+    eight = sampled(*[True] * 4, *[False] * 4, texts=["2"] * 4 + ["3"] * 4)
+    found = figures(Evaluation(path="", scorer="numeric", samples=8), [eight])
+    assert found["majority@4"]["value"] == found["majority@8"]["value"] == 0.5  # of two groups of four one is right
+    assert found["mean_tokens"]["value"] == 5
     tie = sampled(True, False, texts=["2", "3"])
     assert figures(Evaluation(path="", scorer="numeric", samples=2), [tie])["majority@2"]["value"] == 0.5
 
