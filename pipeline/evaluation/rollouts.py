@@ -50,8 +50,8 @@ class RolloutsCallback(SamplesCallback):
         self.verifier = next((reward for reward in rewards if reward.verify is not None), None)
 
     def lines(self, model: Any) -> list[dict[str, Any]]:
-        settings = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size, "n": COMPLETIONS}
-        settings |= self.sampling
+        settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        settings |= {"n": COMPLETIONS, **self.sampling}
         if self.tools:
             episodes = generate_with_tools(
                 model, self.tokenizer, self.rendered, self.tools, rounds=self.tool_rounds, **settings

@@ -63,8 +63,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         # What an evaluation without them would not look at is left out: earlier results stay up to date.
-        unused = () if self.tools else ("tools", "tool_rounds")
-        unused += () if self.banned_words else ("banned_words",)
+        unused = [*([] if self.tools else ["tools", "tool_rounds"]), *([] if self.banned_words else ["banned_words"])]
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
 
 

@@ -108,8 +108,8 @@ def _samples(recipe: Recipe, kinds: Sequence[str], world_size: int) -> dict[str,
     parameters = {key: value for key, value in (recipe.arguments.reward_kwargs or {}).items() if key in verifiers}
     size = recipe.setting("per_device_train_batch_size", GRPOConfig) * world_size
     size *= recipe.setting("gradient_accumulation_steps", GRPOConfig)
-    taken = ("dataset_name", "dataset_config", "dataset_train_split", "prompt_column", "answer_column", "seed")
-    taken += ("model_name_or_path", "system_prompt", "few_shot", "few_shot_path")
+    taken = ["dataset_name", "dataset_config", "dataset_train_split", "prompt_column", "answer_column", "seed"]
+    taken += ["model_name_or_path", "system_prompt", "few_shot", "few_shot_path"]
     return {
         "stage": "sample",
         **{key: recipe.values[key] for key in taken if key in recipe.values},

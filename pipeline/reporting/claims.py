@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from pipeline.evaluation.evaluate import model_fingerprint, provenance_of
 from pipeline.manifest import MANIFEST
@@ -81,8 +80,8 @@ def _against(stage: Stage, arm: Stage, name: str) -> str | None:
     if not ours or [row.get("prompt") for row in ours] != [row.get("prompt") for row in theirs] or not arm.control:
         return None
     if all("correct" in row for row in (*ours, *theirs)):
-        pairs = [[bool(row["correct"]) for row in rows] for rows in (theirs, ours)]
-        ahead: dict[str, Any] = paired_difference(*pairs)
+        rights = [[bool(row["correct"]) for row in rows] for rows in (theirs, ours)]
+        ahead = paired_difference(rights[0], rights[1])
     elif all(row.get("samples") for row in (*ours, *theirs)):
         shares = [[fmean(bool(one["correct"]) for one in row["samples"]) for row in rows] for rows in (theirs, ours)]
         change = _change(shares)
