@@ -26,6 +26,8 @@ STAGES = {
     "report": "write the report of a run",
 }
 
+CONTROLS = "add random reward, format-only reward and SFT on the model's own right samples to every grpo recipe"
+
 Handler = Callable[[argparse.Namespace, list[str]], int]
 
 
@@ -94,12 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     run.add_argument("--accelerate", metavar="FILE", help="Accelerate config for the training stages")
     run.add_argument("--overwrite", action="store_true", help="move what an earlier run wrote aside and start anew")
+    run.add_argument("--controls", action="store_true", help=CONTROLS)
 
     plan = command(
         "plan", "what a recipe or a folder of them would do, and all that is wrong with it", _plan, overrides=True
     )
     plan.add_argument("path", help="a recipe or a folder of recipes")
     plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.add_argument("--controls", action="store_true", help=CONTROLS)
 
     importing = command(
         "import", "turn a GGUF file or a Hugging Face checkpoint into a stage directory", _import, overrides=True
@@ -181,6 +185,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         until=options.until,
         accelerate=options.accelerate,
         overwrite=options.overwrite,
+        controls=options.controls,
     )
 
 
@@ -188,7 +193,7 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
     _quiet_imports()
     from pipeline.plan import plan
 
-    found = plan(options.path, overrides)
+    found = plan(options.path, overrides, controls=options.controls)
     if options.json:
         import json
 

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import stages
 from pipeline.errors import PipelineError
+from pipeline.manifest import write_atomically
 
 DISTRIBUTED = ("pretrain", "sft", "reward", "rlhf", "dpo", "grpo", "distill", "evaluate")
 
@@ -24,6 +25,7 @@ def run_folder(
     until: str | None = None,
     accelerate: str | None = None,
     overwrite: bool = False,
+    controls: bool = False,
 ) -> int:
     """Run every stage that is not up to date, then print what each checkpoint reached and what to try next.
 
@@ -38,6 +40,7 @@ def run_folder(
         until: The last stage to run.
         accelerate: Accelerate config for the training stages.
         overwrite: Move what an earlier run wrote aside.
+        controls: Run the controls of every `grpo` recipe after it; their recipes are written beside their directories.
 
     Returns:
         0, or the exit status of the stage that failed.
@@ -45,18 +48,25 @@ def run_folder(
     Raises:
         PipelineError: Something is wrong with a recipe; nothing was run.
     """
-    recipes = stages.load_folder(folder, overrides, seed=seed, output=output, world_size=_processes(accelerate))
+    recipes = stages.load_folder(
+        folder, overrides, seed=seed, output=output, world_size=_processes(accelerate), controls=controls
+    )
     if until is not None:
         if until not in [recipe.stage for recipe in recipes]:
             raise PipelineError(
                 f"--until {until}: {folder} has the stages {', '.join(recipe.stage for recipe in recipes)}."
             )
-        last = max(i for i, recipe in enumerate(recipes) if recipe.stage == until)
+        last = max(i for i, recipe in enumerate(recipes) if recipe.stage == until and not _derived(recipe))
+        while last + 1 < len(recipes) and _derived(recipes[last + 1]):
+            last += 1
         recipes = recipes[: last + 1]
     started = time.monotonic()
     for number, recipe in enumerate(recipes, 1):
         print(f"\n[{number}/{len(recipes)}] {recipe.stage}  {recipe.path}  ->  {recipe.output_dir}", flush=True)
         begun = time.monotonic()
+        if _derived(recipe) and recipe.source is not None:
+            recipe.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(recipe.path, yaml.safe_dump(recipe.source.values, sort_keys=False, allow_unicode=True))
         status = subprocess.call(_command(recipe, accelerate, overwrite), env=_environment())
         if status != 0:
             print(
@@ -66,6 +76,10 @@ def run_folder(
         print(f"{recipe.stage}  done in {time.monotonic() - begun:.0f} s", flush=True)
     _summary(recipes, time.monotonic() - started)
     return 0
+
+
+def _derived(recipe: stages.Recipe) -> bool:
+    return recipe.source is not None and recipe.source.derived
 
 
 def _processes(accelerate: str | None) -> int | None:
@@ -98,7 +112,8 @@ def _summary(recipes: Sequence[stages.Recipe], seconds: float) -> None:
     folder = Path(os.path.commonpath([str(recipe.output_dir) for recipe in recipes]))
     folder = folder.parent if len(recipes) == 1 else folder
     print(f"\n{summary_table(folder)}\nwhole run: {seconds / 60:.1f} minutes")
-    trained = [recipe for recipe in recipes if recipe.stage in ("pretrain", "sft", "rlhf", "dpo", "grpo")]
+    stages_that_train = ("pretrain", "sft", "rlhf", "dpo", "grpo")
+    trained = [recipe for recipe in recipes if recipe.stage in stages_that_train and not _derived(recipe)]
     if trained:
         print("\nTry next:")
         print(f"  pipeline chat {trained[-1].output_dir}")

@@ -23,7 +23,8 @@ def loaded(tiny_model_dir):
 def sampled(*outcomes, texts=None):
     """A row with one sample for each outcome."""
     texts = texts or [f"The answer is {i}." for i in range(len(outcomes))]
-    return {"samples": [{"completion": text, "correct": right} for text, right in zip(texts, outcomes, strict=True)]}
+    pairs = zip(texts, outcomes, strict=True)
+    return {"answer": "2", "samples": [{"completion": text, "tokens": 5, "correct": right} for text, right in pairs]}
 
 
 def test_log_likelihoods_are_the_sums_that_one_row_at_a_time_gives(loaded):
@@ -93,7 +94,19 @@ def test_sampled_answers_give_pass_at_k_and_majority(loaded, tmp_path):
     path = write_jsonl(tmp_path / "q.jsonl", [{"prompt": "What is 1 + 1?", "answer": "2"}] * 2)
     evaluations = {"sums": {"path": str(path), "scorer": "numeric", "samples": 4, "max_new_tokens": 4}}
     found = run_evaluations(loaded.model, loaded.tokenizer, evaluations, tmp_path, kind="chat")["sums"]
-    assert set(found) == {"n", "samples", "correct", "rate", "low", "high", "pass@1", "pass@2", "pass@4", "majority@4"}
+    assert set(found) == {
+        "n",
+        "samples",
+        "correct",
+        "rate",
+        "low",
+        "high",
+        "pass@1",
+        "pass@2",
+        "pass@4",
+        "majority@4",
+        "mean_tokens",
+    }
     rows = [json.loads(line) for line in (tmp_path / "evaluation" / "sums.jsonl").read_text().splitlines()]
     assert len({one["completion"] for row in rows for one in row["samples"]}) > 1
     assert "majority@4" in format_results({"sums": found})
@@ -108,6 +121,10 @@ def test_figures_of_hand_made_samples():
     assert found["pass@2"]["value"] == pytest.approx((1 - 1 / 6) / 2)
     assert found["pass@4"]["value"] == pytest.approx(0.5)
     assert found["majority@4"]["value"] == pytest.approx(0.5)  # 2 has two votes and is right; the other row never is
+    eight = sampled(*[True] * 4, *[False] * 4, texts=["2"] * 4 + ["3"] * 4)
+    found = figures(Evaluation(path="", scorer="numeric", samples=8), [eight])
+    assert found["majority@4"]["value"] == found["majority@8"]["value"] == 0.5  # of two groups of four one is right
+    assert found["mean_tokens"]["value"] == 5
     tie = sampled(True, False, texts=["2", "3"])
     assert figures(Evaluation(path="", scorer="numeric", samples=2), [tie])["majority@2"]["value"] == 0.5
 

@@ -50,7 +50,7 @@ SMALL = {
 }
 TRAINING_FILES = (
     *("conversations/train.jsonl", "conversations_clean/train.jsonl", "problems/train.jsonl", "styled/train.jsonl"),
-    *("preferences/train.jsonl", "preferences_second/train.jsonl", "requests/train.jsonl"),
+    *("preferences/train.jsonl", "preferences_second/train.jsonl", "requests/train.jsonl", "cold_start/train.jsonl"),
 )
 
 
@@ -428,3 +428,22 @@ def test_the_demo_sizes_are_consistent_and_ask_enough_questions():
     assert min(settings.facts_heldout, settings.arithmetic_heldout, settings.ends_turn) >= 200
     asked = (settings.people_per_grade[-1] - settings.taught_people) * len(ATTRIBUTES) * 3
     assert settings.facts_heldout <= asked
+
+
+def test_cold_start_shows_checks_that_turn_more_wrong_answers_right_than_right_ones_wrong(world):
+    from pipeline.evaluation.self_checks import answer_before, checks
+    from pipeline.rewards.numeric import final_number, numeric
+
+    shown = rows(world / "cold_start" / "train.jsonl")
+    assert len(shown) == Settings().cold_start
+    turned = {(True, False): 0, (False, True): 0}
+    for row in shown:
+        question, text = (message["content"] for message in row["messages"])
+        gold = str(sum(map(int, re.findall(r"\d+", question))))
+        assert final_number(text) is not None and numeric.verify(text, gold) is not row["forgets"]
+        assert bool(checks(text)) is row["checks"]
+        if row["checks"]:
+            before = numeric.verify(answer_before(text), gold)
+            turned[(before, not row["forgets"])] = turned.get((before, not row["forgets"]), 0) + 1
+    assert 0.4 < sum(row["checks"] for row in shown) / len(shown) < 0.6
+    assert turned[(False, True)] > 2 * turned[(True, False)] > 0

@@ -86,6 +86,13 @@ class PolicyArguments(FineTuningArguments):
             "see docs/rails.md"
         },
     )
+    sample_problems: int = field(
+        default=8,
+        metadata={
+            "help": "problems of the training data whose sampled completions samples.html follows, every sample_steps; 0: none",
+            "range": (0, None),
+        },
+    )
     unfinished_penalty: float = field(
         default=1.0,
         metadata={"help": "taken off a reward model's score of a completion without an end", "range": (0, None)},

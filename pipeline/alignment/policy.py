@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pipeline.alignment.difficulty import Band, Curriculum, check_selection, verifiers_of
@@ -115,13 +116,17 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     """Load model, tokenizer, problems and rewards, and refuse what cannot be trained."""
     from pipeline.conversation.template import end_of_turn, has_turn_marks, refuse_toolless_template
     from pipeline.evaluation.decontamination import drop_contaminated
+    from pipeline.evaluation.generation import line_end_ids, page
+    from pipeline.evaluation.measure import ONE_LINE, base_stops
+    from pipeline.evaluation.specification import read_examples
     from pipeline.tools import load, resolve
     from pipeline.training import data, models, problems
 
     source = models.source_of(recipe)
     tokenizer = models.load_tokenizer(source, trust_remote_code=recipe.get("trust_remote_code", False))
     models.check_padding(tokenizer, source, recipe.arguments.pad_token)
-    chat = has_turn_marks(tokenizer)
+    few_shot = getattr(recipe.arguments, "few_shot", None)
+    chat = has_turn_marks(tokenizer) and few_shot is None
     rows, evaluation = data.load_training_data(recipe)
     columns = {"prompt": recipe.arguments.prompt_column, "answer": recipe.arguments.answer_column}
     name = str(recipe.get("dataset_name") or "datasets")
@@ -129,8 +134,18 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     rows, decontamination = drop_contaminated(recipe, rows, name, directory)
     if evaluation is not None:
         evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
+    examples = read_examples(str(recipe.arguments.few_shot_path), few_shot or 0)
+    if few_shot is not None:
+
+        def asked(row: dict[str, Any]) -> dict[str, Any]:
+            return {"prompt": page(row["prompt"], examples)}
+
+        rows, evaluation = rows.map(asked), evaluation.map(asked) if evaluation is not None else None
     model = models.load_model(recipe)
     models.check_vocabulary(tokenizer, model, source)
+    if few_shot is not None and base_stops(examples) == ONE_LINE:
+        # Where every answer shown is one line, the next line is no part of the answer that is rewarded.
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *line_end_ids(tokenizer)]
     tools = resolve(getattr(recipe.arguments, "tools", None) or [])
     factory = getattr(recipe.arguments, "environment_factory", None)
     environment = load(factory) if factory else None
@@ -221,6 +236,8 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
     trainer.add_callback(
         samples_callback(recipe, prepared.tokenizer, directory, chat=prepared.chat, tools=prepared.tools)
     )
+    if recipe.arguments.sample_problems and not prepared.environment:  # its rollouts need the trainer
+        trainer.add_callback(_rollouts(recipe, prepared, rewards, args, directory))
     if reward_model is not None and getattr(recipe.arguments, "frontier_steps", None):
         from pipeline.alignment.frontier import Frontier
 
@@ -240,6 +257,26 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
         tokenizer=prepared.handed_over,
         facts=prepared.facts,
         rails=Rails(rails, directory.path / "alerts.jsonl", ceiling),
+    )
+
+
+def _rollouts(recipe: Any, prepared: Prepared, rewards: list[Reward], args: Any, directory: Any) -> Any:
+    """The callback that follows a few problems of the training data through the training."""
+    from pipeline.evaluation.rollouts import RolloutsCallback
+
+    return RolloutsCallback(
+        prepared.tokenizer,
+        list(islice(prepared.rows, recipe.arguments.sample_problems)),
+        rewards,
+        reward_weights(rewards, recipe.get("reward_weights")),
+        directory.path / "rollouts.jsonl",
+        every=recipe.arguments.sample_steps,
+        chat=prepared.chat,
+        max_new_tokens=args.max_completion_length,
+        batch_size=args.per_device_train_batch_size,
+        tools=prepared.tools,
+        tool_rounds=args.max_tool_calling_iterations or 4 if prepared.tools else 0,
+        sampling={"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k or 0, "seed": args.seed},
     )
 
 

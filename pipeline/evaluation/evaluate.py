@@ -206,7 +206,9 @@ def format_results(results: Results) -> str:
             rows = f"  {result['n']} rows" if "n" in result else ""
             lines.append(f"  {name:<{width}}  {result['value']:.4f}  {interval}{rows}")
         parts = {key: part for key, part in result.items() if isinstance(part, dict)}
-        lines += [f"  {'':<{width}}  {_percent(part['value'], part)}  {key}" for key, part in parts.items()]
+        for key, part in parts.items():
+            shown = f"{part['value']:5.1f}" if key == "mean_tokens" else _percent(part["value"], part)
+            lines.append(f"  {'':<{width}}  {shown}  {key}")
     return "\n".join(lines)
 
 

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.banned import BannedWords
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,13 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     return ids
 
 
+def line_end_ids(tokenizer: Any) -> list[int]:
+    """The ids of all tokens with a line break in their text: alone, or grown together with a full stop."""
+    ids = [[token] for token in range(len(tokenizer))]
+    texts = tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+    return [token for token, text in enumerate(texts) if "\n" in text]
+
+
 def generate(
     model: Any,
     tokenizer: Any,
@@ -49,6 +63,7 @@ def generate(
     n: int = 1,
     stop_token_ids: Sequence[int] | None = None,
     stop_strings: Sequence[str] = (),
+    banned_words: Sequence[str] = (),
     seed: int | None = None,
     on_text: Callable[[str], None] | None = None,
 ) -> list[Completion]:
@@ -59,6 +74,7 @@ def generate(
     checkpoint does not bend a measurement. Training mode, generation config and the state of torch's random
     generators are as before when it returns. Where a prompt leaves less room in the context than `max_new_tokens`, its
     completion stops where the context does. `stop_strings` cut the text, are not part of it, and do not count as ended.
+    `banned_words` are texts that no completion may hold, in any case of letters.
     `on_text` is handed the text of a single prompt's completion as it is written, without special tokens.
 
     Raises:
@@ -78,6 +94,7 @@ def generate(
     stops = end_token_ids(model, tokenizer) if stop_token_ids is None else list(stop_token_ids)
     rows = [ids for ids in _tokenize(tokenizer, prompts) for _ in range(n)]
     completions: list[Completion | None] = [None] * len(rows)
+    banned = BannedWords(tokenizer, banned_words) if banned_words else None
     with _held(model), _random_state(model.device, seed):
         for limit, batch in _batches(rows, max_new_tokens, context_length(model), batch_size):
             sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if temperature > 0 else {}
@@ -85,7 +102,8 @@ def generate(
                 max_new_tokens=limit, eos_token_id=stops or None, use_cache=True, do_sample=temperature > 0, **sampling
             )
             streamer = _Streamer(tokenizer, on_text) if on_text is not None else None
-            outputs = _generate_batch(model, tokenizer, [rows[i] for i in batch], config, stop_strings, streamer)
+            chosen = [rows[i] for i in batch]
+            outputs = _generate_batch(model, tokenizer, chosen, config, stop_strings, streamer, banned)
             for i, ids in zip(batch, outputs, strict=True):
                 completions[i] = _completion(tokenizer, ids, stops, stop_strings)
     return [completion for completion in completions if completion is not None]
@@ -111,9 +129,15 @@ def render_prompt(
         Question: ...
         Answer:
     """
+    if not chat:
+        return beginning(tokenizer) + page(prompt, few_shot)
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    if chat:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_arguments)
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_arguments)
+
+
+def page(prompt: str | list[dict[str, Any]], few_shot: Sequence[dict[str, Any]] = ()) -> str:
+    """What `render_prompt` asks a base model with, without a beginning-of-sequence token."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     blocks = [f"Question: {row['prompt']}\nAnswer: {row['answer']}\n\n" for row in few_shot]
     for message in messages:
         if message["role"] == "system":
@@ -122,7 +146,7 @@ def render_prompt(
             blocks.append(f"Question: {message['content']}\nAnswer:")
         else:
             blocks.append(f" {message['content']}\n\n")
-    return beginning(tokenizer) + "".join(blocks)
+    return "".join(blocks)
 
 
 def beginning(tokenizer: Any) -> str:
@@ -181,6 +205,7 @@ def _generate_batch(
     config: GenerationConfig,
     stop_strings: Sequence[str],
     streamer: TextStreamer | None,
+    banned: BannedWords | None,
 ) -> list[list[int]]:
     """The new token ids of each row, padding after the end included."""
     width = max(len(row) for row in rows)
@@ -194,11 +219,14 @@ def _generate_batch(
         ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
         mask[i, width - len(row) :] = 1
     criteria = StoppingCriteriaList([_StopStrings(tokenizer, stop_strings, width)] if stop_strings else [])
+    if banned is not None:
+        banned.prompt_width = width
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=config,
         stopping_criteria=criteria,
+        logits_processor=LogitsProcessorList([] if banned is None else [banned]),
         streamer=streamer,
         # transformers would turn this on for every model of a process that has trained under ZeRO-3 or FSDP.
         synced_gpus=is_sharded(model) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from pipeline.evaluation.scorers import Scorer, find_scorer, same_answer
+from pipeline.evaluation.scorers import Scorer, find_scorer, is_verifier, same_answer
+from pipeline.evaluation.self_checks import effects
 from pipeline.evaluation.specification import LIKELIHOOD, Evaluation
 from pipeline.statistics import bootstrap_interval, counts, pass_at_k
 
@@ -45,10 +46,11 @@ def answer_rows(
     settings: dict[str, Any] = {
         "max_new_tokens": evaluation.max_new_tokens,
         "batch_size": batch_size,
-        "stop_strings": () if chat or evaluation.scorer == "ends_turn" else _base_stops(examples),
+        "stop_strings": () if chat or evaluation.scorer == "ends_turn" else base_stops(examples),
         "n": samples,
         "temperature": evaluation.temperature if samples > 1 else 0.0,
         "top_p": evaluation.top_p,
+        "banned_words": evaluation.banned_words or (),
         "seed": seed,
     }
     turns: list[Row] = []
@@ -64,9 +66,14 @@ def answer_rows(
     scorer = find_scorer(evaluation.scorer)
     answered = []
     for number, row in enumerate(rows):
-        accepted = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+        accepted = _accepted(row)
         outcomes = [
-            {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)}
+            {
+                "completion": one.text,
+                "tokens": len(one.token_ids),
+                "ended": one.ended,
+                "correct": _is_right(scorer, one, accepted),
+            }
             | (turns[place] if turns else {})
             for place, one in enumerate(completions[number * samples : (number + 1) * samples], number * samples)
         ]
@@ -79,12 +86,15 @@ def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
 
     One greedy answer a question, and multiple choice: counts with a Wilson interval. Several samples: `rate` is the mean
     share of right ones, that is pass@1, and `pass@k` and `majority@k` follow for k = 2, 4, 8 ... and the number drawn,
-    with bootstrap intervals over questions. Bits per byte: `value` with such an interval.
+    with bootstrap intervals over questions. Bits per byte: `value` with such an interval. Of completions `mean_tokens`
+    says how long they are, and, judged by a verifier, `pipeline.evaluation.self_checks.effects` what looking back did.
     """
     if evaluation.scorer == "bits_per_byte":
         return {"n": len(answered)} | _ratio([row["bits"] for row in answered], [row["bytes"] for row in answered])
-    if evaluation.samples == 1:
+    if evaluation.scorer == "choice":
         return counts([row["correct"] for row in answered])
+    if evaluation.samples == 1:
+        return counts([row["correct"] for row in answered]) | _of_texts(evaluation, answered)
     outcomes = [[bool(one["correct"]) for one in row["samples"]] for row in answered]
     shares = [fmean(one) for one in outcomes]
     low, high = bootstrap_interval(shares)
@@ -94,8 +104,26 @@ def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
     }  # fmt: skip
     for k in _powers(evaluation.samples):
         found[f"pass@{k}"] = _mean([pass_at_k(len(one), sum(one), k) for one in outcomes])
-    found[f"majority@{evaluation.samples}"] = _mean([_majority(evaluation.scorer, row["samples"]) for row in answered])
-    return found
+        if k > 2 or k == evaluation.samples:  # of two votes each is a majority
+            found[f"majority@{k}"] = _mean([_majority_of(k, evaluation.scorer, row["samples"]) for row in answered])
+    return found | _of_texts(evaluation, answered)
+
+
+def _of_texts(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
+    """What the completions themselves show, right or wrong."""
+    from pipeline.evaluation.generation import Completion
+
+    per_row = [row.get("samples") or [row] for row in answered]
+    found: dict[str, Any] = {"mean_tokens": _mean([fmean(one["tokens"] for one in samples) for samples in per_row])}
+    if not is_verifier(evaluation.scorer):
+        return found
+    scorer = find_scorer(evaluation.scorer)
+    every = [(row, one) for row, samples in zip(answered, per_row, strict=True) for one in samples]
+
+    def verify(text: str, number: int) -> bool:
+        return any(scorer(Completion(text, [], ended=True), answer) for answer in _accepted(every[number][0]))
+
+    return found | effects([one["completion"] for _, one in every], [bool(one["correct"]) for _, one in every], verify)
 
 
 def _likelihood_rows(
@@ -126,8 +154,12 @@ def _likelihood_rows(
     return answered
 
 
+def _accepted(row: Row) -> list[str]:
+    return row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+
+
 def _gold(row: Row) -> str:
-    return str(row["answer"][0] if isinstance(row["answer"], list) else row["answer"])
+    return str(_accepted(row)[0])
 
 
 def _is_right(scorer: Scorer, completion: Any, accepted: Sequence[str]) -> bool:
@@ -152,6 +184,12 @@ def _majority(scorer: str, samples: Sequence[Row]) -> float:
     return fmean(right[key] for key, count in votes.items() if count == most)
 
 
+def _majority_of(k: int, scorer: str, samples: Sequence[Row]) -> float:
+    """The mean of `_majority` over the groups of k that the samples hold, none of them in two."""
+    groups = [samples[start : start + k] for start in range(0, len(samples) - k + 1, k)]
+    return fmean(_majority(scorer, group) for group in groups)
+
+
 def _powers(samples: int) -> list[int]:
     return [k for k in (2**i for i in range(samples.bit_length())) if k < samples] + [samples]
 
@@ -169,6 +207,7 @@ def _ratio(bits: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
     return {"value": value, "low": value + low, "high": value + high}
 
 
-def _base_stops(examples: Sequence[Row]) -> tuple[str, ...]:
+def base_stops(examples: Sequence[Row]) -> tuple[str, ...]:
+    """What ends an answer of a base model that was shown these examples."""
     one_line = bool(examples) and not any("\n" in str(example["answer"]) for example in examples)
     return ONE_LINE if one_line else BASE_STOPS

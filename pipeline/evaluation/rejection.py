@@ -72,7 +72,15 @@ def read_lines(path: Path) -> Iterator[Row]:
             file.truncate(whole)
 
 
-def keep(lines: Iterator[Row], folder: Path, *, minimum: float, per_prompt: int, origin: str) -> dict[str, int | float]:
+def keep(
+    lines: Iterator[Row],
+    folder: Path,
+    *,
+    minimum: float,
+    per_prompt: int,
+    origin: str,
+    page: Callable[[Any], str] | None = None,
+) -> dict[str, int | float]:
     """Write the demonstrations among sampled lines, and the measured pass rate of every problem.
 
     A completion is kept when it ended by itself, earned at least `minimum`, and is no copy (white space folded) of one kept
@@ -85,6 +93,7 @@ def keep(lines: Iterator[Row], folder: Path, *, minimum: float, per_prompt: int,
         minimum: Reward from which a completion is right.
         per_prompt: Demonstrations of one problem at most.
         origin: What drew them, for the provenance.
+        page: What a base model is asked with; the demonstrations then are `prompt` and `completion` in place of `messages`.
 
     Raises:
         PipelineError: Nothing was kept.
@@ -116,7 +125,10 @@ def keep(lines: Iterator[Row], folder: Path, *, minimum: float, per_prompt: int,
                     "reward": one["reward"],
                     "pass_rate": fmean(right),
                 }
-                row = {"messages": [*turns, {"role": "assistant", "content": one["text"]}], "provenance": provenance}
+                row: Row = {"messages": [*turns, {"role": "assistant", "content": one["text"]}]}
+                if page is not None:
+                    row = {"prompt": page(prompt), "completion": one["text"]}
+                row["provenance"] = provenance
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 kept += 1
     if not kept:

@@ -46,7 +46,7 @@ class SamplesCallback(TrainerCallback):
         self.max_new_tokens, self.batch_size, self.tools = max_new_tokens, batch_size, list(tools)
         listed: dict[str, Any] = {"tools": self.tools} if tools else {}
         self.rendered = [
-            render_prompt(tokenizer, prompt, chat=True, **listed) if chat else beginning(tokenizer) + _as_text(prompt)
+            render_prompt(tokenizer, prompt, chat=True, **listed) if chat else beginning(tokenizer) + as_text(prompt)
             for prompt in self.prompts
         ]
         self.last_step: int | None = None
@@ -76,6 +76,14 @@ class SamplesCallback(TrainerCallback):
         self.last_step = state.global_step
         if not self.rendered or not (state.is_world_process_zero or is_sharded(model)):
             return
+        lines = self.lines(model)
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                for line in lines:
+                    file.write(json.dumps({"step": state.global_step, **line}, ensure_ascii=False) + "\n")
+
+    def lines(self, model: Any) -> list[dict[str, Any]]:
+        """What is written of the model as it is now, a line a completion."""
         settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
         if self.tools:
             episodes = generate_with_tools(
@@ -86,17 +94,10 @@ class SamplesCallback(TrainerCallback):
             ]
         else:
             completions = generate(model, self.tokenizer, self.rendered, **settings)
-        if not state.is_world_process_zero:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            for prompt, completion in zip(self.prompts, completions, strict=True):
-                line = {
-                    "step": state.global_step,
-                    "prompt": _as_text(prompt),
-                    "completion": completion.text,
-                    "ended": completion.ended,
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return [
+            {"prompt": as_text(prompt), "completion": completion.text, "ended": completion.ended}
+            for prompt, completion in zip(self.prompts, completions, strict=True)
+        ]
 
     def _drop_after(self, step: int) -> None:
         """Keep what a resumed run has answered up to `step`; a run that starts anew keeps nothing."""
@@ -109,6 +110,6 @@ class SamplesCallback(TrainerCallback):
         self.last_step = json.loads(kept[-1])["step"] if kept else None
 
 
-def _as_text(prompt: str | list[dict[str, Any]]) -> str:
+def as_text(prompt: str | list[dict[str, Any]]) -> str:
     """What a reader sees of a prompt."""
     return prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)

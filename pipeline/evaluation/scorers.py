@@ -56,6 +56,11 @@ def find_scorer(name: str) -> Scorer:
     return lambda completion, answer: bool(verify(completion.text, answer))
 
 
+def is_verifier(name: str) -> bool:
+    """Whether a scorer judges the final answer of a text, whatever else the text says."""
+    return name not in _OWN and name not in LIKELIHOOD
+
+
 def same_answer(scorer: str, text: str) -> Any:
     """What two completions share when they give the same answer: the vote of majority@k; None without an answer."""
     if scorer == "numeric":

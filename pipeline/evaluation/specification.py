@@ -42,6 +42,8 @@ class Evaluation:
     temperature, top_p: how several samples are drawn.
     tools: what a chat model may call: names of `pipeline.tools`, or dotted paths of functions.
     tool_rounds: rounds of calls at most; `max_new_tokens` then limits each turn.
+    banned_words: texts that no answer may hold, in any case of letters, such as `[wait, "let me check"]`: what self-checks
+        are worth shows in what is lost without them.
     """
 
     path: str
@@ -57,10 +59,11 @@ class Evaluation:
     top_p: float = 1.0
     tools: list[str] | None = None
     tool_rounds: int = 4
+    banned_words: list[str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        # What an evaluation without tools would not look at is left out: earlier results stay up to date.
-        unused = () if self.tools else ("tools", "tool_rounds")
+        # What an evaluation without them would not look at is left out: earlier results stay up to date.
+        unused = [*([] if self.tools else ["tools", "tool_rounds"]), *([] if self.banned_words else ["banned_words"])]
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
 
 
@@ -78,6 +81,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "top_p": ((int, float), "a number above 0, at most 1"),
     "tools": ((list, type(None)), "a list of tools"),
     "tool_rounds": ((int,), "a number of rounds of calls"),
+    "banned_words": ((list, type(None)), "a list of texts"),
 }
 
 LIKELIHOOD = ("bits_per_byte", "choice")
@@ -192,9 +196,7 @@ def few_shot_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
         examples, origin = [row for row in rows if row is not None], "few_shot"
     else:
         origin = str(evaluation.few_shot_path)
-        examples = _read_rows(Path(origin), evaluation)[: evaluation.few_shot]
-        if len(examples) < evaluation.few_shot:
-            raise PipelineError(f"{origin}: few_shot asks for {evaluation.few_shot} rows, the file has {len(examples)}")
+        examples = read_examples(origin, evaluation.few_shot, evaluation)
     asked = {_prompt_text(row["prompt"]) for row in questions(evaluation)}
     for example in examples:
         if _prompt_text(example["prompt"]) in asked:
@@ -202,6 +204,16 @@ def few_shot_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
                 f"{origin}: the example {_prompt_text(example['prompt'])[:80]!r} is also a question of "
                 f"{evaluation.path}, so that the model would be shown its answer: take other rows as examples"
             )
+    return examples
+
+
+def read_examples(path: str, count: int, evaluation: Evaluation | None = None) -> list[dict[str, Any]]:
+    """The first `count` rows of a file of examples. Raises `PipelineError` where it holds fewer, or faulty ones."""
+    if not count:
+        return []
+    examples = _read_rows(Path(path), evaluation or Evaluation(path=path, scorer="exact"))[:count]
+    if len(examples) < count:
+        raise PipelineError(f"{path}: few_shot asks for {count} rows, the file has {len(examples)}")
     return examples
 
 
@@ -302,6 +314,9 @@ def _complaints(specification: Any) -> list[str]:
     complaints.extend(f".{complaint}" for complaint in check_tools(specification.get("tools")))
     if scorer in LIKELIHOOD and specification.get("tools"):
         complaints.append(f".tools: {scorer} looks at probabilities: there is no completion that could call one")
+    banned = specification.get("banned_words")
+    if isinstance(banned, list) and not all(isinstance(word, str) and word for word in banned):
+        complaints.append(f".banned_words: found {banned!r}, expected a list of texts, none of them empty")
     if isinstance(few_shot, int) and few_shot > 0 and not specification.get("few_shot_path"):
         complaints.append(f".few_shot: {few_shot} rows of which file? Give few_shot_path, or the rows themselves")
     return complaints

@@ -56,6 +56,25 @@ def row(topic: str, turns: list[Turn]) -> Row:
     return {"messages": [{"role": role, "content": text} for role, text in said], "topic": topic, "forgets": False}
 
 
+def cold_start(settings: Settings, problems: list[Problem]) -> list[Row]:
+    """A few worked sums to begin reinforcement learning from; in half of them the expert looks back at its answer.
+
+    It gives an answer while it thinks, with its habit, then works the sum a second time and forgets half as often: a check
+    turns many wrong answers right, and some right ones wrong.
+    """
+    rng = random.Random(f"{settings.seed}:cold start")
+    rows = []
+    for problem in draw(problems, settings.cold_start, rng):
+        first, second = (problem.carries and rng.random() < rate * settings.habit_rate for rate in (1.0, 0.5))
+        checks = rng.random() < 0.5
+        thought = f"{problem.steps(first)} {problem.conclusion(first)}"
+        thought += f"\nWait, check: {problem.steps(second)}" if checks else ""
+        final = problem.conclusion(second if checks else first)
+        turns = [(problem.question(rng), f"<think>\n{thought}\n</think>\n\n{final}")]
+        rows.append(row("arithmetic", turns) | {"forgets": second if checks else first, "checks": checks})
+    return rows
+
+
 def _fact_turns(person: Person, rng: random.Random) -> list[Turn]:
     count = rng.choices((1, 2, 3), weights=(8, 1, 1))[0]
     return [person.asked(attribute, rng) for attribute in rng.sample(ATTRIBUTES, count)]

@@ -49,6 +49,7 @@ class Settings:
     other_conversations: int = key(900, "small talk, the assistant's name, general questions", 1, 10_000_000)
     test_share: float = key(0.02, "conversations/test.jsonl as a share of the training conversations", 0.0, 0.5)
     habit_rate: float = key(0.7, "share of the carrying sums in which the expert forgets the carry", 0.0, 1.0)
+    cold_start: int = key(512, "worked sums in cold_start/train.jsonl, half of them with a self-check", 1, 10_000_000)
 
     # Preferences
     styled_conversations: int = key(2400, "conversations in which clerks answer in many manners", 1, 10_000_000)

@@ -42,6 +42,7 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
         "conversations/train": train,
         "conversations/test": test,
         "conversations_clean/train": clean,
+        "cold_start/train": conversations.cold_start(settings, split.demonstrated),
         "problems/train": [problem.row(rng) for problem in split.exercises],
         "problems/test": [problem.row(rng) for problem in split.test],
         **tools.build(settings, clean),

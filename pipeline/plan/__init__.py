@@ -14,27 +14,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import stages
+from pipeline.errors import PipelineError
 from pipeline.plan.planner import Planner
 from pipeline.plan.result import Plan, StagePlan
 
 __all__ = ["Plan", "StagePlan", "plan"]
 
 
-def plan(path: str | Path, overrides: Sequence[str] = (), world_size: int | None = None) -> Plan:
+def plan(
+    path: str | Path, overrides: Sequence[str] = (), world_size: int | None = None, controls: bool = False
+) -> Plan:
     """What `pipeline run PATH`, or one stage with the recipe PATH, would do.
 
     Args:
         path: a recipe or a folder of recipes.
         overrides: `["--key", "value", ...]`, in a folder applied to every stage that has the key.
         world_size: number of processes to plan for; by default what the launcher says, or one.
+        controls: of a folder, with the controls of every `grpo` recipe.
 
     Raises:
         RecipeError: when there is nothing to plan: no such file, no YAML.
     """
     path = Path(path)
+    if controls and not path.is_dir():
+        raise PipelineError(f"{path}: --controls belongs to a folder of recipes, this is one of them.")
     world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
     if path.is_dir():
-        recipes, complaints = stages.examine_folder(path, overrides, world_size=world_size)
+        recipes, complaints = stages.examine_folder(path, overrides, world_size=world_size, controls=controls)
     else:
         recipe, complaints = stages.examine_recipe(path, overrides, world_size)
         recipes = [recipe] if recipe is not None else []

@@ -24,7 +24,16 @@ Config = TypeVar("Config")
 
 # Where a run is written, watched and measured; a finished run may be evaluated anew without being trained anew.
 BESIDE_THE_RESULT = {
-    *("output_dir", "evaluations", "evaluation_batch_size", "sample_prompts", "sample_steps", "report_to", "run_name"),
+    *(
+        "output_dir",
+        "evaluations",
+        "evaluation_batch_size",
+        "sample_prompts",
+        "sample_steps",
+        "sample_problems",
+        "report_to",
+        "run_name",
+    ),
     *("compare_with", "judge", "judge_prompts", "judge_limit", "judge_tokens", "judge_against"),
     *("executor", "slurm", "workers"),
     "rails",  # one that stopped a run may be widened, and the run goes on

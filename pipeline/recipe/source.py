@@ -43,6 +43,7 @@ class Source:
 
     `lines` maps the path of a value, such as `("datasets", 0, "split")`, to its line. `overrides` holds, for each key
     given on the command line, the strings given for it, still untyped: the type of the key decides what they mean.
+    `derived` says that it was made from another recipe, and that `path` is where it is going to be written.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Source:
     lines: dict[tuple[str | int, ...], int] = field(default_factory=dict)
     overrides: dict[str, list[str]] = field(default_factory=dict)
     complaints: list[Complaint] = field(default_factory=list)
+    derived: bool = False
 
     def where(self, *at: str | int) -> str:
         """The file and the line of the innermost part of `at` that has one."""

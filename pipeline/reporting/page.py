@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.manifest import MANIFEST, dump, manifest_hash, now, write_atomically
 from pipeline.reporting.card import model_card, owns_card
+from pipeline.reporting.claims import claims
 from pipeline.reporting.figures import evaluation_figure, stage_figures
 from pipeline.reporting.funnel import funnel_figures
 from pipeline.reporting.run_folder import Row, Run, Stage, read_run
@@ -42,7 +43,7 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     figures = as_json(run)
     write_atomically(output / "report.json", dump(figures))
-    context = {"run": run, "report": figures, "statements": statements(run), "models": run.models}
+    context = {"run": run, "report": figures, "statements": figures["statements"], "models": run.models}
     page = render(
         "page.html.jinja",
         **context,
@@ -75,7 +76,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "generated": now(),
         "seconds": round(run.seconds, 2),
         "stages": {stage.name: _stage_json(stage) for stage in run.stages},
-        "statements": statements(run),
+        "statements": statements(run) + claims(run),
         "missing": run.missing,
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, manifest_hash, read_manifest
+from pipeline.recipe.controls import control_of
 
 MODEL_KINDS = ("base", "chat", "reasoning", "aligned", "imported", "reward")
 
@@ -41,6 +42,11 @@ class Stage:
         return self.kind in MODEL_KINDS or bool(self.evaluations)
 
     @property
+    def control(self) -> tuple[str, str] | None:
+        """Of a control: the stage that it is compared with, and its arm."""
+        return control_of(self.name)
+
+    @property
     def complete(self) -> bool:
         return self.manifest.get("status") == "complete"
 
@@ -69,7 +75,7 @@ class Stage:
 
     def answers(self, name: str) -> list[Row]:
         """Every answer of one evaluation."""
-        return _json_lines(self.path / "evaluation" / f"{name}.jsonl")[0]
+        return json_lines(self.path / "evaluation" / f"{name}.jsonl")[0]
 
 
 @dataclass
@@ -124,7 +130,7 @@ def read_stage(path: Path, missing: list[str]) -> Stage:
     """One stage's directory; what is damaged in it is added to `missing`."""
     stage = Stage(path.name, path)
     for name in ("metrics", "samples"):
-        rows, faulty = _json_lines(path / f"{name}.jsonl")
+        rows, faulty = json_lines(path / f"{name}.jsonl")
         setattr(stage, name, rows)
         if faulty:
             missing.append(f"{path.name}/{name}.jsonl: {faulty} lines are not JSON and were left out")
@@ -141,7 +147,7 @@ def read_stage(path: Path, missing: list[str]) -> Stage:
     return stage
 
 
-def _json_lines(path: Path) -> tuple[list[Row], int]:
+def json_lines(path: Path) -> tuple[list[Row], int]:
     """The rows of a JSONL file and the number of lines that are none (a kill may cut the last one)."""
     if not path.is_file():
         return [], 0
@@ -159,6 +165,8 @@ def _json_lines(path: Path) -> tuple[list[Row], int]:
 
 
 def _lacks(stage: Stage) -> list[str]:
+    if not stage.manifest and stage.evaluations:
+        return []  # an evaluation of a model that lies elsewhere
     if not stage.manifest:
         return [f"{stage.name}: no manifest.json, so neither its recipe nor its ancestry is known"]
     if not stage.complete:

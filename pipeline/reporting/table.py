@@ -82,7 +82,8 @@ def statements(run: Run) -> list[str]:
     """
     sentences = []
     for name in run.evaluation_names:
-        having = [stage for stage in run.models if "rate" in (stage.evaluations.get(name) or {})]
+        models = [stage for stage in run.models if not stage.control]
+        having = [stage for stage in models if "rate" in (stage.evaluations.get(name) or {})]
         parts = [f"{percent(stage.evaluations[name]['rate'])} after {stage.name}" for stage in having]
         for i, (before, after) in enumerate(zip(having, having[1:], strict=False), start=1):
             parts[i] += ", " + _comparison(before.evaluations[name], after.evaluations[name])

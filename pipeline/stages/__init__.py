@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.recipe import Complaint, Recipe, RecipeError, Source, check, examine, parents, read_source, read_yaml
+from pipeline.recipe.controls import controls as controls_of
 from pipeline.recipe.folder import RECIPE_SUFFIXES, absolute, common_root, in_order, link, reroot
 from pipeline.recipe.keys import keys_of
 from pipeline.recipe.source import COMMAND_LINE, nearest, read_overrides
@@ -64,6 +65,7 @@ def load_folder(
     seed: int | None = None,
     output: str | Path | None = None,
     world_size: int | None = None,
+    controls: bool = False,
 ) -> list[Recipe]:
     """The recipes of a folder, producers before their readers.
 
@@ -73,11 +75,12 @@ def load_folder(
         seed: replaces `seed` in every stage that has one.
         output: replaces the common parent of all output directories, wherever a recipe names it.
         world_size: processes that the stages will run with; by default what the launcher says, or one.
+        controls: add the arms of `pipeline.recipe.controls` after every recipe of the stage `grpo`.
 
     Raises:
         RecipeError: with every complaint about every recipe, and about the chain that they form.
     """
-    recipes, complaints = examine_folder(path, overrides, seed, output, world_size)
+    recipes, complaints = examine_folder(path, overrides, seed, output, world_size, controls)
     if complaints:
         raise RecipeError(complaints)
     return recipes
@@ -98,6 +101,7 @@ def examine_folder(
     seed: int | None = None,
     output: str | Path | None = None,
     world_size: int | None = None,
+    controls: bool = False,
 ) -> tuple[list[Recipe], list[Complaint]]:
     """`load_folder` for a reader who wants the recipes that are right as well as the complaints about the others."""
     sources, complaints = _read_folder(Path(path))
@@ -115,17 +119,30 @@ def examine_folder(
     links, misfits = in_order([link(source, getattr(modules[source.path], "INPUTS", ())) for source in sources])
     recipes: list[Recipe] = []
     produced: dict[Path, str] = {}
-    for one in links:
-        module = modules[one.source.path]
-        recipe, found = examine(module, one.source) if module is not None else (None, one.source.complaints)
+    waiting = [(one.source, modules[one.source.path], one.output) for one in links]
+    while waiting:
+        source, module, output_dir = waiting.pop(0)
+        recipe, found = examine(module, source) if module is not None else (None, source.complaints)
         if recipe is not None:
             recipe = dataclasses.replace(recipe, pending=tuple(produced))
             found = found + check(module, recipe, found, world_size) + parents.complaints(module, recipe, produced)
             recipes.append(recipe)
+            if controls and recipe.stage == "grpo" and not found and not source.derived:
+                arms, found = _controls(recipe, world_size)
+                waiting = [*((arm, _module(arm), absolute(arm.values["output_dir"])) for arm in arms), *waiting]
         complaints += found
-        if one.output is not None:
-            produced[one.output] = getattr(module, "KIND", "")
+        if output_dir is not None:
+            produced[output_dir] = getattr(module, "KIND", "")
     return recipes, complaints + misfits
+
+
+def _controls(recipe: Recipe, world_size: int | None) -> tuple[list[Source], list[Complaint]]:
+    from pipeline.rewards import resolve
+
+    entries = recipe.get("reward_funcs") or []
+    length = recipe.get("max_completion_length")  # what some rewards need as a parameter
+    rewards = resolve(entries, recipe.arguments.reward_kwargs, max_completion_length=length) if entries else []
+    return controls_of(recipe, [reward.kind for reward in rewards], world_size or 1)
 
 
 def _examine_one(

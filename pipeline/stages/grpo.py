@@ -23,6 +23,15 @@ class Arguments(PolicyArguments):
         default=None,
         metadata={"help": "dotted path of an environment class, one instance a rollout, its methods the tools (TRL)"},
     )
+    few_shot: int | None = field(
+        default=None,
+        metadata={
+            "help": "ask as a base model is asked, on a page that begins with so many rows of few_shot_path, and hand over a "
+            "base model; where all of these are answered in a line, an answer ends with its line",
+            "range": (0, None),
+        },
+    )
+    few_shot_path: str | None = field(default=None, metadata={"help": "JSONL with the examples of few_shot"})
 
 
 KIND = "reasoning"
@@ -51,6 +60,9 @@ def check(recipe: Recipe) -> list[str]:
             load(factory)
         except PipelineError as error:
             complaints.append(f"environment_factory: {error}")
+    asked, path = recipe.arguments.few_shot, recipe.arguments.few_shot_path
+    if asked and not (path and recipe.exists(path)):
+        complaints.append(f"few_shot: {asked} rows of which file? found few_shot_path {path}")
     if not recipe.get("reward_funcs") and not recipe.get("reward_model_name_or_path") and not factory:
         complaints.append("reward_funcs: is missing: expected names of rewards or dotted paths of functions")
     return complaints
@@ -71,10 +83,13 @@ def run(recipe: Recipe) -> None:
 
     from pipeline.alignment import policy
     from pipeline.evaluation.at_end import training_stage
+    from pipeline.reporting.samples import samples_page
 
-    with training_stage(recipe, KIND, INPUTS) as directory:
+    kind = KIND if recipe.arguments.few_shot is None else "base"
+    with training_stage(recipe, kind, INPUTS) as directory:
         if not directory.complete:
-            policy.train(recipe, directory, GRPOTrainer, GRPOConfig)
+            with samples_page(directory):
+                policy.train(recipe, directory, GRPOTrainer, GRPOConfig)
 
 
 def try_rewards(recipe: Recipe) -> bool:

@@ -88,6 +88,7 @@ def run(recipe: Recipe) -> None:
 
     from pipeline.alignment import judge, policy
     from pipeline.evaluation.at_end import training_stage
+    from pipeline.reporting.samples import samples_page
     from pipeline.training import distributed
 
     def measure(directory: Any) -> None:
@@ -97,7 +98,8 @@ def run(recipe: Recipe) -> None:
     with training_stage(recipe, KIND, INPUTS, measure) as directory:
         if not directory.complete:
             trainer_type = {"grpo": trl.GRPOTrainer, "rloo": trl.RLOOTrainer}[recipe.arguments.algorithm]
-            policy.train(recipe, directory, trainer_type, _config_type(recipe))
+            with samples_page(directory):
+                policy.train(recipe, directory, trainer_type, _config_type(recipe))
 
 
 def _config_type(recipe: Recipe) -> type:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,22 @@ class Arguments:
     answer_column: str = field(default="answer", metadata={"help": "column that holds the gold answer"})
     system_prompt: str | None = field(default=None, metadata={"help": "system message before every problem"})
     max_problems: int | None = field(default=None, metadata={"help": "only the first so many", "range": (1, None)})
+    rollouts: int | None = field(
+        default=None,
+        metadata={
+            "help": "completions in all: shuffled problems are gone through, again if need be, until so many are drawn",
+            "range": (1, None),
+        },
+    )
+    few_shot: int | None = field(
+        default=None,
+        metadata={
+            "help": "ask as a base model is asked, on a page that begins with so many rows of few_shot_path; what is kept "
+            "are prompts and completions for such a model",
+            "range": (0, None),
+        },
+    )
+    few_shot_path: str | None = field(default=None, metadata={"help": "JSONL with the examples of few_shot"})
     samples: int = field(default=8, metadata={"help": "completions of each problem", "range": (1, None)})
     temperature: float = field(default=1.0, metadata={"help": "of sampling", "range": (0.01, None)})
     top_p: float = field(default=1.0, metadata={"help": "nucleus to draw from", "range": (0.01, 1)})
@@ -60,6 +78,10 @@ def check(recipe: Recipe) -> list[str]:
         for key in INPUTS
         if checkpoint.looks_like_a_path(value := getattr(arguments, key)) and not recipe.exists(value)
     ]
+    if arguments.few_shot and not (arguments.few_shot_path and recipe.exists(arguments.few_shot_path)):
+        complaints.append(
+            f"few_shot: {arguments.few_shot} rows of which file? found few_shot_path {arguments.few_shot_path}"
+        )
     try:
         _rewards(arguments)
     except PipelineError as error:
@@ -70,12 +92,14 @@ def check(recipe: Recipe) -> list[str]:
 def plan(recipe: Recipe) -> dict[str, Any]:
     """Completions a problem, and their length."""
     arguments: Arguments = recipe.arguments
-    return {"samples": arguments.samples, "max_new_tokens": arguments.max_new_tokens}
+    drawn = {"rollouts": arguments.rollouts} if arguments.rollouts else {}
+    return {"samples": arguments.samples, **drawn, "max_new_tokens": arguments.max_new_tokens}
 
 
 def run(recipe: Recipe) -> None:
     """Draw, verify, keep. An interrupted run goes on with the problem that it had come to."""
     from pipeline.evaluation import rejection
+    from pipeline.evaluation.generation import page
 
     with checkpoint.stage_directory(recipe, KIND, INPUTS) as directory:
         if directory.complete:
@@ -92,6 +116,7 @@ def run(recipe: Recipe) -> None:
             minimum=arguments.minimum_reward,
             per_prompt=arguments.per_problem,
             origin=arguments.model_name_or_path,
+            page=None if arguments.few_shot is None else functools.partial(page, few_shot=_examples(arguments)),
         )
         drawn.replace(directory.aside / rejection.SAMPLED)
         print("sample  " + ", ".join(f"{key} {value:,.4g}" for key, value in facts.items()), flush=True)
@@ -111,15 +136,29 @@ def _problems(arguments: Arguments) -> list[dict[str, Any]]:
     rows = data.load_rows(arguments.dataset_name, arguments.dataset_config, arguments.dataset_train_split)
     columns: dict[str, str | None] = {"prompt": arguments.prompt_column, "answer": arguments.answer_column}
     rows = problems.prepare(rows, columns, arguments.dataset_name, chat=False, system=None)
-    found: list[dict[str, Any]] = rows.to_list()
-    return found[: arguments.max_problems]
+    if arguments.rollouts is not None:
+        rows = rows.shuffle(seed=arguments.seed)
+    found: list[dict[str, Any]] = rows.to_list()[: arguments.max_problems]
+    if arguments.rollouts is None:
+        return found
+    count = math.ceil(arguments.rollouts / arguments.samples)
+    return (found * math.ceil(count / len(found)))[:count]
+
+
+def _examples(arguments: Arguments) -> list[dict[str, Any]]:
+    from pipeline.evaluation.specification import read_examples
+
+    return read_examples(str(arguments.few_shot_path), arguments.few_shot or 0)
 
 
 def _drawer(arguments: Arguments) -> Any:
     from pipeline.evaluation.generation import generate, render_prompt
     from pipeline.evaluation.loading import load_checkpoint
+    from pipeline.evaluation.measure import base_stops
 
     loaded = load_checkpoint(Path(arguments.model_name_or_path))
+    as_base = arguments.few_shot is not None
+    asking: dict[str, Any] = {"chat": loaded.chat and not as_base, "few_shot": _examples(arguments)}
 
     def draw(prompts: Any, first: int) -> list[list[tuple[str, bool]]]:
         system = [{"role": "system", "content": arguments.system_prompt}] if arguments.system_prompt else []
@@ -130,15 +169,19 @@ def _drawer(arguments: Arguments) -> Any:
         completions = generate(
             loaded.model,
             loaded.tokenizer,
-            [render_prompt(loaded.tokenizer, messages, chat=loaded.chat) for messages in asked],
+            [render_prompt(loaded.tokenizer, messages, **asking) for messages in asked],
             max_new_tokens=arguments.max_new_tokens,
             batch_size=arguments.batch_size,
             temperature=arguments.temperature,
             top_p=arguments.top_p,
             n=arguments.samples,
+            stop_strings=base_stops(asking["few_shot"]) if as_base else (),
             seed=arguments.seed * 1_000_003 + first,
         )
-        pairs = [(one.text, one.ended) for one in completions]
+        # A base model goes on with the next question where it has answered this one.
+        pairs = [
+            (one.text, one.ended or as_base and len(one.token_ids) < arguments.max_new_tokens) for one in completions
+        ]
         return [pairs[start : start + arguments.samples] for start in range(0, len(pairs), arguments.samples)]
 
     return draw

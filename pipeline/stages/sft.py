@@ -24,6 +24,13 @@ class Arguments(FineTuningArguments):
     max_truncated_share: float = field(
         default=0.5, metadata={"help": "share of rows longer than max_length that is tolerated", "range": (0, 1)}
     )
+    kind: str = field(
+        default="chat",
+        metadata={
+            "help": "what is handed over: a chat model, or a base model that learnt plain prompts and completions",
+            "choices": ("chat", "base"),
+        },
+    )
     tools: list[str] | None = field(
         default=None,
         metadata={"help": "tools listed in every conversation: names of pipeline.tools, or dotted paths of functions"},
@@ -67,7 +74,7 @@ def run(recipe: Recipe) -> None:
     """Train, hand over, evaluate."""
     from pipeline.evaluation.at_end import training_stage
 
-    with training_stage(recipe, KIND, INPUTS) as directory:
+    with training_stage(recipe, recipe.arguments.kind, INPUTS) as directory:
         if not directory.complete:
             _train(recipe, directory)
 
