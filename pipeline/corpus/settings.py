@@ -133,7 +133,7 @@ class CorpusSettings:
         "Drops documents that hold a question of these evaluations: recipes with `evaluations`, or JSONL of prompts.",
     )
     decontaminate_overlap: int = key(
-        13, "A question counts as held from so many of its tokens in a row, or all where it has fewer.", range=(1, None)
+        13, "A question counts as held from so many of its tokens in a row, or all where it has fewer.", range=(4, None)
     )
     validation_fraction: float = key(
         0.01, "Share of the documents, or of the characters, held out for validation.", range=(0, 0.5)

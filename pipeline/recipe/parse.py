@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pipeline.errors import PipelineError
 from pipeline.recipe import combinations
 from pipeline.recipe.engine_rules import RENAMED, RENAMED_BELOW
+from pipeline.recipe.folder import REWARD_MODEL
 from pipeline.recipe.keys import RESERVED, Key, engine_class, keys_of
 from pipeline.recipe.source import Complaint, RecipeError, Source, nearest, read_overrides, scalar, undotted
 from pipeline.recipe.values import Problem, check_limits, convert, describe, hints_of
@@ -41,6 +42,10 @@ BESIDE_THE_RESULT = frozenset(
         "executor",
         "slurm",
         "workers",
+        "concurrency",
+        "attempts",
+        "seconds",
+        "key_variable",
         "rails",  # one that stopped a run may be widened, and the run goes on
     )
 )
@@ -130,6 +135,8 @@ def _portable(value: Any, run: str) -> Any:
         return {key: _portable(inner, run) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_portable(inner, run) for inner in value]
+    if isinstance(value, str) and value.startswith(REWARD_MODEL):
+        return REWARD_MODEL + _portable(value.removeprefix(REWARD_MODEL), run)
     inside = isinstance(value, str) and os.sep in value and os.path.abspath(value).startswith(run + os.sep)
     return f"<run>/{os.path.relpath(value, run)}" if inside else value
 
