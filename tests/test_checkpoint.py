@@ -146,6 +146,38 @@ def test_a_reader_refuses_parents_that_are_incomplete_of_another_kind_or_not_the
     assert not (tmp_path / "child").exists()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"reward_funcs": ["numeric", "reward_model:{}"]},
+        {"reward_funcs": ["numeric", "reward_model"], "reward_kwargs": {"reward_model": {"path": "{}"}}},
+    ],
+    ids=["by its path", "by a parameter"],
+)
+def test_a_reward_model_among_the_rewards_is_a_parent(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    make("run/rm", kind="reward")
+
+    def use(output, model="run/rm"):
+        values = json.loads(json.dumps(given).replace("{}", model))
+        with stage_directory(recipe(output, **values), "aligned", {"reward_funcs": ("reward",)}) as directory:
+            if not directory.complete:
+                (directory.aside / "model").write_text("weights")
+                directory.publish()
+        return directory
+
+    use("run/policy")
+    manifest = read_manifest("run/policy")
+    assert [(parent["path"], parent["kind"]) for parent in manifest["parents"]] == [("../rm", "reward")]
+    assert manifest["data"] == [], "a verifier is no data"
+    (tmp_path / "run" / "rm" / "a.txt").write_text("other")
+    with pytest.raises(PipelineError, match="a.txt has"):
+        use("run/again")
+    make("run/corpus")
+    with pytest.raises(PipelineError, match="of kind `corpus`, expected `reward`"):
+        use("run/wrong", "run/corpus")
+
+
 @pytest.fixture
 def read(monkeypatch):
     """Names of the files whose bytes were hashed, manifests left out; files may be a moment old."""
