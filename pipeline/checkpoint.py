@@ -21,6 +21,8 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.manifest import (
     MANIFEST,
+    VERIFIED,
+    Verified,
     dump,
     enclosing,
     fingerprint,
@@ -36,6 +38,7 @@ from pipeline.manifest import (
     write_atomically,
 )
 from pipeline.recipe import Recipe
+from pipeline.recipe.parents import named
 
 ASIDE = ".aside"
 
@@ -133,7 +136,11 @@ def stage_directory(
         manifest = read_manifest(path)
         yield StageDirectory(path, manifest, complete=manifest["status"] == "complete", is_main=False)
         return
-    parents, data = ancestry(recipe, inputs, path)
+    verified = Verified(path.resolve().parent / VERIFIED)
+    try:
+        parents, data = ancestry(recipe, inputs, path, verified)
+    finally:
+        verified.save()
     fresh = {
         "status": "running",
         "stage": recipe.stage,
@@ -152,7 +159,8 @@ def stage_directory(
         if recipe.overwrite and path.exists():
             move_aside(path, "--overwrite")
         if path.exists():
-            fresh = _go_on(path, recipe, fresh)
+            fresh = _go_on(path, recipe, fresh, verified)
+            verified.save()
         path.mkdir(parents=True, exist_ok=True)
         directory = StageDirectory(path, fresh, complete=fresh["status"] == "complete")
         if directory.complete:
@@ -169,7 +177,7 @@ def stage_directory(
             directory.note_progress()
 
 
-def _go_on(path: Path, recipe: Recipe, fresh: dict[str, Any]) -> dict[str, Any]:
+def _go_on(path: Path, recipe: Recipe, fresh: dict[str, Any], verified: Verified) -> dict[str, Any]:
     """The manifest to go on with in an existing directory: the one found there, or `fresh` where it must start anew."""
     if not (path / MANIFEST).is_file():
         left = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
@@ -197,7 +205,7 @@ def _go_on(path: Path, recipe: Recipe, fresh: dict[str, Any]) -> dict[str, Any]:
         move_aside(path, " and ".join(what[name] for name in changed))
         return fresh
     if found["status"] == "complete":
-        verify(path)
+        verify(path, verified=verified)
     return found
 
 
@@ -208,19 +216,19 @@ def _holds_nothing(path: Path) -> bool:
 
 
 def ancestry(
-    recipe: Recipe, inputs: Mapping[str, tuple[str, ...]], child: Path
+    recipe: Recipe, inputs: Mapping[str, tuple[str, ...]], child: Path, verified: Verified
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Parents (stage directories, verified, as paths relative to `child`) and data (everything else) that a recipe reads."""
     parents: dict[Path, dict[str, Any]] = {}
     data: dict[str, dict[str, Any]] = {}
     for key, kinds in inputs.items():
-        for value in _named(recipe.get(key, getattr(recipe.arguments, key, None))):
+        for value in named(recipe, key):
             path = Path(value).expanduser()
             found = sorted(glob.glob(str(path))) if glob.has_magic(str(path)) else []
             folder = enclosing(Path(found[0]) if found else path)
             if folder is not None and folder.resolve() != child.resolve():
                 if folder not in parents:
-                    manifest = verify(folder, kinds if folder == path else ())
+                    manifest = verify(folder, kinds if folder == path else (), verified)
                     relative = os.path.relpath(folder, child)
                     parents[folder] = {
                         "path": relative,
@@ -228,23 +236,12 @@ def ancestry(
                         "manifest_hash": manifest_hash(folder),
                     }
             elif path.exists() or found:
-                data[value] = fingerprint([Path(name) for name in found] or path) | {"path": value}
+                data[value] = fingerprint([Path(name) for name in found] or path, verified) | {"path": value}
             elif looks_like_a_path(value):
                 raise PipelineError(f"{recipe.path}: {key}: {value} does not exist.")
             else:
                 data[value] = {"path": value, "revision": recipe.get("model_revision")}
     return list(parents.values()), list(data.values())
-
-
-def _named(value: Any) -> list[str]:
-    """The paths and hub ids in a recipe's value: one, a list, or TRL's list of dataset mappings."""
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return [name for entry in value for name in _named(entry)]
-    if isinstance(value, Mapping):
-        return _named(value.get("data_files") or value.get("path"))
-    return [str(value)] if isinstance(value, str | Path) else _named(getattr(value, "data_files", None) or value.path)
 
 
 def looks_like_a_path(value: str) -> bool:

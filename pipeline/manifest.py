@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 from pipeline.errors import PipelineError
 
 MANIFEST = "manifest.json"
+VERIFIED = ".verified.json"
+SETTLED = 2.0
+"""Seconds for which a file must have been left alone before its hash is remembered: a clock tick may hold two writes."""
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "deepspeed")
 
 
@@ -25,6 +29,50 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Verified:
+    """Hashes of files that were read before, kept beside a run, so that a start need not read a corpus to trust it.
+
+    A file is read again unless size, inode, and the times of its last write and last change are those with which it was
+    read. The last, ctime, is the kernel's: it moves also where a writer puts size and mtime back.
+
+    Args:
+        path: The JSON file that remembers. One that cannot be read is taken for empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._known, self._new = path, _remembered(path), dict[str, list[Any]]()
+
+    def sha256(self, path: Path) -> str:
+        """Hex SHA-256 of a file's bytes, from memory where the file is as it was."""
+        name, state = str(path.resolve()), _state(path)
+        known = self._known.get(name)
+        if known is not None and known[:-1] == state:
+            return str(known[-1])
+        digest = sha256(path)
+        if state == _state(path) and time.time() - max(state[2:]) / 1e9 > SETTLED:
+            self._known[name] = self._new[name] = [*state, digest]
+        return digest
+
+    def save(self) -> None:
+        """Add what is new to what other stages of the run remembered meanwhile."""
+        if self._new:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps(_remembered(self._path) | self._new))
+            self._new = {}
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _remembered(path: Path) -> dict[str, list[Any]]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -58,8 +106,9 @@ def manifest_hash(directory: str | Path) -> str:
     return sha256(Path(directory) / MANIFEST)
 
 
-def altered_files(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
+def altered_files(directory: Path, manifest: Mapping[str, Any], verified: Verified | None = None) -> list[str]:
     """One line for each published file that is missing or whose bytes are not those that the manifest names."""
+    digest = verified.sha256 if verified else sha256
     problems = []
     for name, facts in manifest.get("files", {}).items():
         path = directory / name
@@ -67,17 +116,18 @@ def altered_files(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
             problems.append(f"{path} is missing")
         elif path.stat().st_size != facts["bytes"]:
             problems.append(f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}")
-        elif sha256(path) != facts["sha256"]:
+        elif digest(path) != facts["sha256"]:
             problems.append(f"{path} has other contents than the stage wrote")
     return problems
 
 
-def verify(directory: str | Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]:
+def verify(directory: str | Path, kinds: tuple[str, ...] = (), verified: Verified | None = None) -> dict[str, Any]:
     """The manifest of a stage directory that can be trusted.
 
     Args:
         directory: A stage's output directory.
         kinds: The kinds that the reader can use, any when empty.
+        verified: Hashes of files that need not be read again; without it every byte is read.
 
     Raises:
         PipelineError: The directory is incomplete, altered (every differing file is named) or of another kind.
@@ -94,7 +144,7 @@ def verify(directory: str | Path, kinds: tuple[str, ...] = ()) -> dict[str, Any]
             f"{directory}: holds a checkpoint of kind `{manifest['kind']}`, expected "
             f"{' or '.join(f'`{kind}`' for kind in kinds)}."
         )
-    problems = altered_files(directory, manifest)
+    problems = altered_files(directory, manifest, verified)
     if problems:
         raise PipelineError(
             f"{directory}: altered since the {manifest['stage']} stage published it:\n  "
@@ -135,19 +185,20 @@ def tokenizer_hashes(directory: Path) -> dict[str, str | None]:
     return {"vocabulary": _json_hash(core), "chat_template": sha256(template) if template.is_file() else None}
 
 
-def fingerprint(paths: Path | list[Path]) -> dict[str, Any]:
+def fingerprint(paths: Path | list[Path], verified: Verified) -> dict[str, Any]:
     """What a manifest records of data outside any stage directory: files, bytes, and a hash over names and contents."""
     digest = hashlib.sha256()
     count = size = 0
     for path in [paths] if isinstance(paths, Path) else paths:
-        for file in sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(path.parent).as_posix()}\0{sha256(file)}\0".encode())
+        below = (file for file in path.rglob("*") if file.is_file() and file.name != VERIFIED)
+        for file in sorted(below) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(path.parent).as_posix()}\0{verified.sha256(file)}\0".encode())
             count, size = count + 1, size + file.stat().st_size
     return {"path": str(paths), "files": count, "bytes": size, "fingerprint": digest.hexdigest()}
 
 
 def lineage(directory: str | Path) -> tuple[str, list[str]]:
-    """The ancestry of a stage directory as a tree, and every complaint that checking all hashes on the way brought up."""
+    """The ancestry of a stage directory as a tree, and every complaint that reading every byte on the way brought up."""
     lines: list[str] = []
     problems: list[str] = []
 
@@ -168,7 +219,7 @@ def lineage(directory: str | Path) -> tuple[str, list[str]]:
         facts.append("verified" if not found else "NOT VERIFIED: " + "; ".join(found))
         lines.append(f"{indent}{path}  {', '.join(facts)}")
         for source in manifest.get("data", []):
-            size = f"{source['files']} files, {source['bytes']:,} bytes" if "files" in source else "from the hub"
+            size = f"{source['files']} files, {source['bytes']:,} bytes" if "files" in source else "not a local file"
             lines.append(f"{indent}    {source['path']}  data, {size}")
         for parent in manifest.get("parents", []):
             visit(Path(os.path.normpath(path / parent["path"])), indent + "    ", parent["manifest_hash"])

@@ -146,6 +146,101 @@ def test_a_reader_refuses_parents_that_are_incomplete_of_another_kind_or_not_the
     assert not (tmp_path / "child").exists()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"reward_funcs": ["numeric", "reward_model:{}"]},
+        {"reward_funcs": ["numeric", "reward_model"], "reward_kwargs": {"reward_model": {"path": "{}"}}},
+    ],
+    ids=["by its path", "by a parameter"],
+)
+def test_a_reward_model_among_the_rewards_is_a_parent(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    make("run/rm", kind="reward")
+
+    def use(output, model="run/rm"):
+        values = json.loads(json.dumps(given).replace("{}", model))
+        with stage_directory(recipe(output, **values), "aligned", {"reward_funcs": ("reward",)}) as directory:
+            if not directory.complete:
+                (directory.aside / "model").write_text("weights")
+                directory.publish()
+        return directory
+
+    use("run/policy")
+    manifest = read_manifest("run/policy")
+    assert [(parent["path"], parent["kind"]) for parent in manifest["parents"]] == [("../rm", "reward")]
+    assert manifest["data"] == [], "a verifier is no data"
+    (tmp_path / "run" / "rm" / "a.txt").write_text("other")
+    with pytest.raises(PipelineError, match="a.txt has"):
+        use("run/again")
+    make("run/corpus")
+    with pytest.raises(PipelineError, match="of kind `corpus`, expected `reward`"):
+        use("run/wrong", "run/corpus")
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the files whose bytes were hashed, manifests left out; files may be a moment old."""
+    from pipeline import manifest
+
+    names, real = [], manifest.sha256
+
+    def counted(path):
+        names.extend([path.name] if path.name != "manifest.json" else [])
+        return real(path)
+
+    monkeypatch.setattr(manifest, "sha256", counted)
+    monkeypatch.setattr(manifest, "SETTLED", 0.0)
+    return names
+
+
+def test_a_start_reads_only_what_changed_since_it_was_verified_and_lineage_reads_all(tmp_path, read):
+    make(tmp_path / "parent")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.txt").write_text("one")
+    inputs = [str(tmp_path / "parent"), str(tmp_path / "data")]
+    read.clear()
+    make(tmp_path / "child", input=inputs)
+    assert sorted(read) == ["a.txt", "a.txt", "b.txt", "b.txt", "rows.txt"], (
+        "read once, and the child's own when published"
+    )
+    read.clear()
+    make(tmp_path / "sibling", input=inputs)
+    assert sorted(read) == ["a.txt", "b.txt"], "the sibling's own"
+    read.clear()
+    assert not lineage(tmp_path / "child")[1] and sorted(read) == ["a.txt", "a.txt", "b.txt", "b.txt"]
+    (tmp_path / "data" / "rows.txt").write_text("two")
+    read.clear()
+    make(tmp_path / "other", input=inputs)
+    assert sorted(read) == ["a.txt", "b.txt", "rows.txt"]
+
+
+def test_a_parent_that_was_altered_after_it_was_verified_is_refused_also_with_its_size_and_times_put_back(
+    tmp_path, read
+):
+    make(tmp_path / "parent")
+    make(tmp_path / "first", input=str(tmp_path / "parent"))
+    file = tmp_path / "parent" / "a.txt"
+    before = file.stat()
+    file.write_text("alphb")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(PipelineError, match="a.txt has other contents than the stage wrote"):
+        make(tmp_path / "second", input=str(tmp_path / "parent"))
+
+
+def test_a_file_that_was_just_written_is_not_remembered_and_a_broken_memory_is_none(tmp_path, read, monkeypatch):
+    from pipeline import manifest
+
+    monkeypatch.setattr(manifest, "SETTLED", 3600.0)
+    make(tmp_path / "parent")
+    (tmp_path / ".verified.json").write_text('{"half')
+    for name in ("first", "second"):
+        read.clear()
+        make(tmp_path / name, files={"c.txt": "gamma"}, input=str(tmp_path / "parent"))
+        assert sorted(read) == ["a.txt", "b.txt", "c.txt"]
+
+
 def test_another_recipes_run_is_refused_with_the_difference_and_both_ways_on(tmp_path):
     make(tmp_path / "out", learning_rate=1e-3, warmup=5)
     before = contents(tmp_path / "out")

@@ -92,6 +92,15 @@ def test_the_overlap_can_be_changed():
         Questions(ASKED, overlap=2)
 
 
+@pytest.mark.parametrize("stage", ["corpus", "sft", "grpo"])
+def test_an_overlap_that_would_be_refused_later_is_a_mistake_in_the_recipe(stage, tmp_path):
+    from pipeline.stages import examine_recipe
+
+    (tmp_path / f"{stage}.yaml").write_text("output_dir: runs/x\ndecontaminate_overlap: 3\n")
+    complaints = "\n".join(map(str, examine_recipe(tmp_path / f"{stage}.yaml")[1]))
+    assert "decontaminate_overlap" in complaints and "4" in complaints
+
+
 def test_nothing_to_look_for_finds_nothing():
     assert Questions([]).find(holding(LONG)) is None
     assert len(Questions([])) == 0

@@ -1,5 +1,7 @@
 """DPO and KTO: policy and reference agree before the first step, and what was preferred becomes likelier."""
 
+import json
+
 import pytest
 import torch
 from conftest import command, dpo_recipe, metrics_of, write_jsonl
@@ -52,6 +54,23 @@ def test_precomputed_reference_log_probabilities_train_the_same_model(tmp_path, 
         assert command("dpo", "--config", dpo_recipe(tmp_path / f"{name}.yaml", tiny_world, **changes)) == 0
         losses.append([line["loss"] for line in metrics_of(tmp_path / name)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
+def test_held_out_pairs_are_judged_by_the_implicit_reward(tmp_path, tiny_world, algorithm):
+    changes = {"algorithm": algorithm, **LEARNING, "beta": 0.3}
+    assert command("dpo", "--config", dpo_recipe(tmp_path / "run.yaml", tiny_world, **changes)) == 0
+    results = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert results["preference_heldout"]["n"] == 20 and results["preference_heldout"]["rate"] >= 0.9
+    assert set(results["length_bias"]) == {"value", "low", "high"}
+    row = json.loads((tmp_path / "run" / "evaluation" / "preference_heldout.jsonl").read_text().splitlines()[0])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    for key in ("chosen", "rejected"):
+        mine, reference = (
+            log_probability(model, tokenizer, row["prompt"][0]["content"], row[key][0]["content"])
+            for model in map(AutoModelForCausalLM.from_pretrained, (tmp_path / "run", tiny_world / "model"))
+        )
+        assert row[f"{key}_score"] == pytest.approx(0.3 * (mine - reference), abs=1e-3)
 
 
 def test_kto_meets_both_kinds_of_answers_in_every_batch(tmp_path, tiny_world):

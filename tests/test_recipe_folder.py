@@ -135,6 +135,22 @@ def test_output_moves_a_whole_run_and_seed_reaches_every_stage_that_has_one(kitc
     assert "seed" not in cook.values
 
 
+def test_a_reward_model_among_the_rewards_is_trained_first_and_moves_with_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data.jsonl", '{"prompt": "1 + 1", "answer": "2", "chosen": "2", "rejected": "3"}\n' * 8)
+    common = "model_name_or_path: owner/model\ndataset_name: data.jsonl\n"
+    policy = f"output_dir: runs/x/policy\nreward_funcs: [numeric, 'reward_model:runs/x/rm']\n{common}"
+    write(tmp_path / "r" / "grpo.yaml", policy)
+    write(tmp_path / "r" / "reward.yaml", f"output_dir: runs/x/rm\n{common}")
+    recipes = stages.load_folder("r")
+    assert [recipe.stage for recipe in recipes] == ["reward", "grpo"]
+    moved = stages.load_folder("r", output="elsewhere")
+    assert moved[1].get("reward_funcs") == ["numeric", "reward_model:elsewhere/rm"]
+    assert moved[1].hash == recipes[1].hash, "a run that was moved is still the same run"
+    (tmp_path / "r" / "reward.yaml").unlink()
+    assert "reward_funcs: runs/x/rm does not exist" in folder_complaints("r")
+
+
 def test_what_a_folders_options_made_of_a_recipe_can_be_said_in_overrides(kitchen):
     write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop\nseed: 1")
     write(

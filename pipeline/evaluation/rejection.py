@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,9 +40,8 @@ def sample(rows: Sequence[Row], draw: Draw, rewards: Sequence[Reward], weights: 
             groups = draw([row["prompt"] for row in chosen], start)
             texts = [text for group in groups for text, _ in group]
             repeated = [row for row, group in zip(chosen, groups, strict=True) for _ in group]
-            sums = iter(
-                weighted_sums([score_completions(reward, texts, repeated, None) for reward in rewards], weights)
-            )
+            scores = [score_completions(reward, texts, repeated, None) for reward in rewards] if texts else []
+            sums = iter(weighted_sums(scores, weights[: len(scores)]))
             for number, (row, group) in enumerate(zip(chosen, groups, strict=True), start=start):
                 completions = [{"text": text, "ended": ended, "reward": next(sums)} for text, ended in group]
                 line = {
@@ -78,17 +77,17 @@ def keep(
     *,
     minimum: float,
     per_prompt: int,
-    origin: str,
+    origin: Mapping[str, str],
     page: Callable[[Any], str] | None = None,
 ) -> dict[str, int | float]:
-    """Write the demonstrations among sampled lines, and the measured pass rate of every problem.
+    """Write the demonstrations among sampled lines, and the measured pass rate of every problem that has a completion.
 
     A completion is kept when it ended by itself, earned at least `minimum`, and is no copy (white space folded) of one kept
     for the same problem; of those, the first `per_prompt`.
 
     Args:
         lines: As `sample` writes them.
-        folder: Receives `train.jsonl` (`messages`, and under `provenance` source, index, reward and pass rate) and
+        folder: Receives `train.jsonl` (`messages`, and under `provenance` origin, index, reward and pass rate) and
             `pass_rates.json` (problem index: share of completions that earned `minimum`).
         minimum: Reward from which a completion is right.
         per_prompt: Demonstrations of one problem at most.
@@ -104,6 +103,9 @@ def keep(
     with (folder / DEMONSTRATIONS).open("w", encoding="utf-8") as file:
         for line in lines:
             completions = line["completions"]
+            if not completions:  # a teacher that did not answer
+                refused["unanswered"] += 1
+                continue
             right = [one["reward"] is not None and one["reward"] >= minimum for one in completions]
             rates[line["index"]] = fmean(right)
             seen: set[str] = set()
@@ -120,7 +122,7 @@ def keep(
                 prompt = line["prompt"]
                 turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
                 provenance = {
-                    "model": origin,
+                    **origin,
                     "index": line["index"],
                     "reward": one["reward"],
                     "pass_rate": fmean(right),

@@ -14,8 +14,9 @@ from pipeline.plan.hub import Hub
 from pipeline.plan.model import Model, count, find_model, memory, new_model, precision
 from pipeline.plan.result import StagePlan
 from pipeline.recipe import Complaint, Recipe
-from pipeline.recipe.folder import absolute, texts_in
+from pipeline.recipe.folder import absolute
 from pipeline.recipe.keys import engine_class
+from pipeline.recipe.parents import named
 from pipeline.training.arguments import batch_of
 
 LENGTH = {
@@ -60,8 +61,7 @@ class Planner:
 
     def _reads(self, recipe: Recipe, stage: Any) -> Iterator[str]:
         for key in stage.INPUTS:
-            value = recipe.get(key, getattr(recipe.arguments, key, None))
-            for text in dict.fromkeys(_paths_in(value)):
+            for text in named(recipe, key):
                 producer = self.producer(text)
                 if producer is not None:
                     yield f"{text} (from {producer.recipe.stage})"
@@ -118,14 +118,3 @@ class Planner:
             where = recipe.source.where(key) if recipe.source else str(recipe.path)
             self.complaints.append(Complaint(where, problem, key))
         return rows
-
-
-def _paths_in(value: Any) -> Iterator[str]:
-    """The paths and hub ids in a value; of an entry of `datasets` its files, or else its path."""
-    if isinstance(value, dict):
-        yield from texts_in(value.get("data_files") or value.get("path"))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _paths_in(item)
-    else:
-        yield from texts_in(value)

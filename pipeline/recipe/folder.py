@@ -11,6 +11,8 @@ from typing import Any
 from pipeline.recipe.source import Complaint, Source
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
+REWARD_MODEL = "reward_model:"
+"""Before the path of a reward model among the names in `reward_funcs`."""
 
 
 @dataclass
@@ -79,6 +81,8 @@ def reroot(value: Any, root: Path, output: Path) -> Any:
         return {key: reroot(item, root, output) for key, item in value.items()}
     if isinstance(value, list):
         return [reroot(item, root, output) for item in value]
+    if isinstance(value, str) and value.startswith(REWARD_MODEL):
+        return REWARD_MODEL + reroot(value.removeprefix(REWARD_MODEL), root, output)
     if isinstance(value, str) and value and absolute(value).is_relative_to(root):
         return str(output / absolute(value).relative_to(root))
     return value
@@ -89,9 +93,9 @@ def absolute(text: str | Path) -> Path:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Every non-empty text in a value, however deep."""
+    """Every non-empty text in a value, however deep; of a reward model its path."""
     if isinstance(value, str) and value:
-        yield value
+        yield value.removeprefix(REWARD_MODEL)
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from texts_in(item)

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import enclosing, read_manifest
-from pipeline.recipe.folder import absolute, texts_in
+from pipeline.recipe.folder import REWARD_MODEL, absolute
 from pipeline.recipe.parse import Recipe
 from pipeline.recipe.source import Complaint, Source
+
+
+def named(recipe: Recipe, key: str) -> list[str]:
+    """The paths, addresses and hub ids that a recipe gives for an input of its stage.
+
+    The value is one of them, a list, TRL's list of `datasets`, or for `reward_funcs` the reward models among the names.
+    """
+    value = recipe.get(key, getattr(recipe.arguments, key, None))
+    if key == "reward_funcs":
+        name, kwargs = REWARD_MODEL.rstrip(":"), recipe.get("reward_kwargs") or {}
+        entries = [value] if isinstance(value, str) else value or []
+        value = [
+            entry.removeprefix(REWARD_MODEL) if entry.startswith(REWARD_MODEL) else (kwargs.get(name) or {}).get("path")
+            for entry in entries
+            if entry == name or entry.startswith(REWARD_MODEL)
+        ]
+    return list(dict.fromkeys(_names(value)))
+
+
+def _names(value: Any) -> Iterator[str]:
+    if isinstance(value, str | Path) and str(value):
+        yield str(value)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _names(entry)
+    elif value:  # an entry of `datasets`, as the recipe has it or as TRL has
+        entry = value if isinstance(value, Mapping) else vars(value)
+        yield from _names(entry.get("data_files") or entry.get("path"))
 
 
 def complaints(stage: Any, recipe: Recipe, produced: Mapping[Path, str]) -> list[Complaint]:
@@ -24,7 +52,7 @@ def complaints(stage: Any, recipe: Recipe, produced: Mapping[Path, str]) -> list
     source = recipe.source or Source(recipe.path, recipe.values)
     found = []
     for key, kinds in stage.INPUTS.items():
-        for text in texts_in(recipe.get(key, getattr(recipe.arguments, key, None))):
+        for text in named(recipe, key):
             problem = _problem(absolute(text), kinds, produced)
             if problem:
                 found.append(Complaint(source.where(key), f"{text} {problem}", key))

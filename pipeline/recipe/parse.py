@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pipeline.errors import PipelineError
 from pipeline.recipe import combinations
 from pipeline.recipe.engine_rules import RENAMED, RENAMED_BELOW
+from pipeline.recipe.folder import REWARD_MODEL
 from pipeline.recipe.keys import RESERVED, Key, engine_class, fields_of, keys_of
 from pipeline.recipe.source import Complaint, RecipeError, Source, nearest, read_overrides, scalar, undotted
 from pipeline.recipe.values import Problem, check_limits, convert, describe, hints_of
@@ -24,18 +25,18 @@ Config = TypeVar("Config")
 
 # Where a run is written, watched and measured; a finished run may be evaluated anew without being trained anew.
 BESIDE_THE_RESULT = {
+    *("output_dir", "evaluations", "evaluation_batch_size", "sample_prompts", "sample_steps", "sample_problems"),
     *(
-        "output_dir",
-        "evaluations",
-        "evaluation_batch_size",
-        "sample_prompts",
-        "sample_steps",
-        "sample_problems",
         "report_to",
         "run_name",
+        "compare_with",
+        "judge",
+        "judge_prompts",
+        "judge_limit",
+        "judge_tokens",
+        "judge_against",
     ),
-    *("compare_with", "judge", "judge_prompts", "judge_limit", "judge_tokens", "judge_against"),
-    *("executor", "slurm", "workers"),
+    *("executor", "slurm", "workers", "concurrency", "attempts", "seconds", "key_variable"),
     "rails",  # one that stopped a run may be widened, and the run goes on
 }
 
@@ -122,6 +123,8 @@ def _portable(value: Any, run: str) -> Any:
         return {key: _portable(inner, run) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_portable(inner, run) for inner in value]
+    if isinstance(value, str) and value.startswith(REWARD_MODEL):
+        return REWARD_MODEL + _portable(value.removeprefix(REWARD_MODEL), run)
     inside = isinstance(value, str) and os.sep in value and os.path.abspath(value).startswith(run + os.sep)
     return f"<run>/{os.path.relpath(value, run)}" if inside else value
 

@@ -1,15 +1,11 @@
 """Reward by a language model that grades, behind any endpoint that speaks OpenAI's chat completions."""
 
-import json
-import os
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
 from typing import Any
 
+from pipeline.endpoint import Endpoint, Unanswered
 from pipeline.errors import PipelineError
 from pipeline.rewards.answer import completion_text, visible_text
 from pipeline.rewards.registry import Scores, reward
@@ -29,7 +25,7 @@ complete and to the point. Explain in a sentence or two, then end with a line "G
 (could not be better)."""
 
 _GRADE = re.compile(r"^\W*grade\W*\s*(\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$", re.IGNORECASE | re.MULTILINE)
-_MARK = re.compile(r"\[(?:End of )?(?:task|answer|reference)\]", re.IGNORECASE)
+_MARK = re.compile(r"\[(?:End of )?(?:task|answer|reference)(?: [AB])?\]", re.IGNORECASE)
 
 
 def parse_grade(reply: str) -> float | None:
@@ -39,7 +35,15 @@ def parse_grade(reply: str) -> float | None:
     return float(found[1]) / 10 if found and float(found[1]) <= 10 else None
 
 
-def _text(prompt: Any) -> str:
+def filled(template: str, material: Mapping[str, str], reference: str | None = None) -> str:
+    """A judge's question: `{NAME}` of the template replaced by the material, marks in which would end it early."""
+    parts = {name: _MARK.sub("[…]", text) for name, text in material.items()}
+    parts["reference"] = f"\n[Reference]\n{reference}\n[End of reference]\n" if reference is not None else ""
+    return re.sub(rf"\{{({'|'.join(parts)})\}}", lambda match: parts[match[1]], template)
+
+
+def shown(prompt: Any) -> str:
+    """A prompt, text or messages, as a judge reads it."""
     return prompt if isinstance(prompt, str) else "\n\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
@@ -57,6 +61,7 @@ def judge(
     temperature: float = 0.0,
     max_tokens: int = 256,
     seconds: float = 60.0,
+    attempts: int = 3,
     concurrency: int = 16,
     **columns: Any,
 ) -> Scores:
@@ -64,11 +69,11 @@ def judge(
 
     The judge sees the prompt, the gold where there is one, and the text outside the think part; `template` holds
     `{prompt}`, `{reference}` and `{completion}` and asks for a last line `Grade: N`, N from 0 to 10. A completion
-    without visible text gets 0 unasked. Where a request fails twice, or the reply has no grade, None, counted in
+    without visible text gets 0 unasked. Where a request fails `attempts` times, or the reply has no grade, None, counted in
     `rewards/judge/undecided`. A judge can be flattered: put a verifier or a rail beside it.
 
     Raises:
-        PipelineError: No request of the batch was answered.
+        PipelineError: No request of the batch was answered, or the key or the model is refused.
     """
     problems: list[str] = []
 
@@ -76,28 +81,20 @@ def judge(
         visible = (visible_text(completion_text(completion)) or "").strip()
         if not visible:
             return 0.0
-        parts = {"prompt": _text(prompt), "completion": visible}
-        # Marks inside the material would end it early.
-        parts = {name: _MARK.sub("[…]", part) for name, part in parts.items()}
-        parts["reference"] = f"\n[Reference]\n{gold}\n[End of reference]\n" if gold is not None else ""
-        question = re.sub(r"\{(prompt|completion|reference)\}", lambda match: parts[match[1]], template)
-        body = {"model": model, "temperature": temperature, "max_tokens": max_tokens}
-        body["messages"] = [{"role": "user", "content": question}]
-        headers = {"Content-Type": "application/json"}
-        if os.environ.get(key_variable):
-            headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
-        url = base_url.rstrip("/") + "/chat/completions"
-        for _ in range(2):
-            try:
-                request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-                with urllib.request.urlopen(request, timeout=seconds) as response:
-                    return parse_grade(json.load(response)["choices"][0]["message"]["content"] or "")
-            except (OSError, HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
-                problem = f"{type(error).__name__}: {error}"
-        problems.append(problem)
-        return None
+        question = filled(template, {"prompt": shown(prompt), "completion": visible}, gold)
+        try:
+            asked = [{"role": "user", "content": question}]
+            (reply,) = endpoint.ask(asked, temperature=temperature, max_tokens=max_tokens)
+        except Unanswered as error:
+            problems.append(str(error))
+            return None
+        return parse_grade(reply.text)
 
-    with ThreadPoolExecutor(concurrency) as pool:
+    limits: dict[str, Any] = {"seconds": seconds, "attempts": attempts, "concurrency": concurrency}
+    with (
+        Endpoint(base_url, model, key_variable=key_variable, **limits) as endpoint,
+        ThreadPoolExecutor(concurrency) as pool,
+    ):
         scores = list(pool.map(ask, prompts, completions, answer or [None] * len(completions)))
     if scores and len(problems) == len(scores):
         raise PipelineError(f"reward judge: {base_url} answered no request; the last problem: {problems[-1]}.")

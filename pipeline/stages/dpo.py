@@ -72,13 +72,24 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(recipe: Recipe) -> None:
-    """Train, hand over, evaluate, and let the judge compare with the model at the start."""
-    from pipeline.alignment import judge
+    """Train, hand over, evaluate, measure on held-out pairs, and let the judge compare with the model at the start."""
+    from pipeline.alignment import judge, scores
+    from pipeline.conversation.template import has_turn_marks
     from pipeline.evaluation.at_end import training_stage
-    from pipeline.training import distributed
+    from pipeline.recipe.keys import engine_class
+    from pipeline.training import distributed, models, preferences
 
     def measure(directory: Any) -> None:
         if distributed.is_main():
+            chat = has_turn_marks(models.load_tokenizer(str(directory.path)))
+            _, heldout, _ = preferences.load(recipe, chat=chat, heldout=True)
+            scores.measure_policy(
+                directory.path,
+                heldout,
+                reference=models.source_of(recipe),
+                beta=recipe.setting("beta", engine_class(ALGORITHMS[recipe.arguments.algorithm])),
+                label_noise=recipe.arguments.label_noise,
+            )
             judge.measure(directory.path, recipe, KIND)
 
     with training_stage(recipe, KIND, INPUTS, measure) as directory:
@@ -109,7 +120,8 @@ def _train(recipe: Recipe, directory: Any) -> None:
     chat = has_turn_marks(tokenizer)
     if chat:
         tokenizer.eos_token = end_of_turn(tokenizer)
-    train, evaluation, dropped = preferences.load(recipe, chat=chat)
+    train, evaluation, dropped = preferences.load(recipe, chat=chat, heldout=True)
+    evaluation = evaluation if str(args.eval_strategy.value) != "no" else None  # it would be tokenised all the same
     if kto:  # TRL unpairs a thousand rows at a time, all chosen before all rejected, and reads them in that order
         seed = recipe.get("seed", 42)
         train = unpair_preference_dataset(train).shuffle(seed=seed)

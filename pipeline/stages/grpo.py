@@ -39,6 +39,7 @@ ENGINES: tuple[str, ...] = ("GRPOScriptArguments", "GRPOConfig", "ModelConfig", 
 INPUTS: dict[str, tuple[str, ...]] = {
     "model_name_or_path": ("base", "chat", "reasoning", "aligned", "imported"),
     "reward_model_name_or_path": ("reward",),
+    "reward_funcs": ("reward",),
     "dataset_name": (),
     "datasets": (),
 }

@@ -51,6 +51,7 @@ ALGORITHMS = {"grpo": "GRPOConfig", "rloo": "RLOOConfig"}
 INPUTS: dict[str, tuple[str, ...]] = {
     "model_name_or_path": ("base", "chat", "reasoning", "aligned", "imported"),
     "reward_model_name_or_path": ("reward",),
+    "reward_funcs": ("reward",),
     "second_reward_model": ("reward",),
     "dataset_name": (),
     "datasets": (),

@@ -1,9 +1,10 @@
-"""Stage `sample`: completions of problems, drawn from a checkpoint, verified; the right ones become an SFT file."""
+"""Stage `sample`: completions of problems by a checkpoint or a teacher, verified; the right ones become an SFT file."""
 
 from __future__ import annotations
 
 import functools
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,24 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Arguments:
-    """A model, problems with verifiable answers, and which completions are kept."""
+    """A model or a teacher's address, problems with verifiable answers, and which completions are kept."""
 
     output_dir: str = field(metadata={"help": "folder that receives train.jsonl, sampled.jsonl and pass_rates.json"})
-    model_name_or_path: str = field(
-        metadata={"help": "a stage directory, any Hugging Face model directory, or a hub id"}
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "a stage directory, any Hugging Face model directory, or a hub id"}
     )
+    base_url: str | None = field(
+        default=None,
+        metadata={"help": "instead of a checkpoint: a teacher's OpenAI-compatible address, http://localhost:8000/v1"},
+    )
+    model: str | None = field(default=None, metadata={"help": "the teacher's name at base_url"})
+    key_variable: str | None = field(default=None, metadata={"help": "environment variable that holds the key"})
+    request: dict[str, Any] | None = field(
+        default=None, metadata={"help": "more fields of a teacher's request, {reasoning_effort: high}; null omits one"}
+    )
+    concurrency: int = field(default=16, metadata={"help": "requests to a teacher at a time", "range": (1, None)})
+    attempts: int = field(default=8, metadata={"help": "requests for an answer at most", "range": (1, None)})
+    seconds: float = field(default=600.0, metadata={"help": "limit of one request", "range": (1, None)})
     dataset_name: str = field(metadata={"help": "problems: a folder, a file or a hub id"})
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of the hub dataset"})
     dataset_train_split: str = field(default="train", metadata={"help": "split to read"})
@@ -49,7 +62,7 @@ class Arguments:
     temperature: float = field(default=1.0, metadata={"help": "of sampling", "range": (0.01, None)})
     top_p: float = field(default=1.0, metadata={"help": "nucleus to draw from", "range": (0.01, 1)})
     max_new_tokens: int = field(default=256, metadata={"help": "tokens of a completion at most", "range": (1, None)})
-    batch_size: int = field(default=128, metadata={"help": "completions drawn at a time", "range": (1, None)})
+    batch_size: int = field(default=128, metadata={"help": "completions of a checkpoint at a time", "range": (1, None)})
     reward_funcs: list[str] = field(
         default_factory=lambda: ["numeric"], metadata={"help": "rewards by name that a completion is judged by"}
     )
@@ -63,21 +76,28 @@ class Arguments:
 KIND = "samples"
 ENGINES: tuple[str, ...] = ()
 INPUTS: dict[str, tuple[str, ...]] = {
-    "model_name_or_path": ("base", "chat", "reasoning", "imported"),
+    "model_name_or_path": ("base", "chat", "reasoning", "aligned", "imported"),
+    "base_url": (),
     "dataset_name": (),
+    "reward_funcs": ("reward",),
 }
 
 
 def check(recipe: Recipe) -> list[str]:
-    """Paths that are not there, and rewards that do not exist."""
+    """Paths that are not there, rewards that do not exist, and a teacher that cannot be asked."""
     from pipeline.errors import PipelineError
+    from pipeline.training.arguments import check_training
 
     arguments: Arguments = recipe.arguments
-    complaints = [
-        f"{key}: {value} does not exist"
-        for key in INPUTS
-        if checkpoint.looks_like_a_path(value := getattr(arguments, key)) and not recipe.exists(value)
-    ]
+    complaints = check_training(recipe, INPUTS, needs_data=False)
+    if (arguments.model_name_or_path is None) == (arguments.base_url is None):
+        complaints.append("model_name_or_path: expected either a checkpoint here or a teacher's address in base_url")
+    if arguments.base_url and not arguments.base_url.startswith(("http://", "https://")):
+        complaints.append(f"base_url: {arguments.base_url} is no address, such as http://localhost:8000/v1")
+    if arguments.base_url and not arguments.model:
+        complaints.append(f"model: is missing: expected the name of a model at {arguments.base_url}")
+    if arguments.key_variable and not os.environ.get(arguments.key_variable):
+        complaints.append(f"key_variable: the environment has no {arguments.key_variable}: export it with the key")
     if arguments.few_shot and not (arguments.few_shot_path and recipe.exists(arguments.few_shot_path)):
         complaints.append(
             f"few_shot: {arguments.few_shot} rows of which file? found few_shot_path {arguments.few_shot_path}"
@@ -109,18 +129,19 @@ def run(recipe: Recipe) -> None:
         rows = _problems(arguments)
         drawn = directory.checkpoints / rejection.SAMPLED
         drawn.parent.mkdir(exist_ok=True)
-        rejection.sample(rows, _drawer(arguments), rewards, weights, drawn)
+        draw, origin, notes = _taught(arguments, rows, drawn.parent) if arguments.base_url else _drawn(arguments)
+        rejection.sample(rows, draw, rewards, weights, drawn)
         facts = rejection.keep(
             rejection.read_lines(drawn),
             directory.aside,
             minimum=arguments.minimum_reward,
             per_prompt=arguments.per_problem,
-            origin=arguments.model_name_or_path,
+            origin=origin,
             page=None if arguments.few_shot is None else functools.partial(page, few_shot=_examples(arguments)),
         )
         drawn.replace(directory.aside / rejection.SAMPLED)
         print("sample  " + ", ".join(f"{key} {value:,.4g}" for key, value in facts.items()), flush=True)
-        directory.publish(metrics=facts)
+        directory.publish(metrics=facts, **notes)
 
 
 def _rewards(arguments: Arguments) -> tuple[list[Any], list[float]]:
@@ -151,21 +172,60 @@ def _examples(arguments: Arguments) -> list[dict[str, Any]]:
     return read_examples(str(arguments.few_shot_path), arguments.few_shot or 0)
 
 
-def _drawer(arguments: Arguments) -> Any:
+def _messages(arguments: Arguments, prompt: Any) -> list[dict[str, Any]]:
+    system = [{"role": "system", "content": arguments.system_prompt}] if arguments.system_prompt else []
+    return [*system, *([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)]
+
+
+def _taught(
+    arguments: Arguments, rows: list[dict[str, Any]], folder: Path
+) -> tuple[Any, dict[str, str], dict[str, Any]]:
+    """How to draw from a teacher that has answered everything, where its answers came from, and the manifest's notes."""
+    from pipeline.endpoint import Endpoint
+    from pipeline.evaluation import teacher
+
+    assert arguments.base_url and arguments.model
+    path = folder / teacher.REPLIES
+    settings = {
+        "temperature": arguments.temperature,
+        "top_p": arguments.top_p,
+        "max_tokens": arguments.max_new_tokens,
+        **(arguments.request or {}),
+    }
+    with Endpoint(
+        arguments.base_url,
+        arguments.model,
+        key_variable=arguments.key_variable,
+        seconds=arguments.seconds,
+        attempts=arguments.attempts,
+        concurrency=arguments.concurrency,
+    ) as endpoint:
+        teacher.ask(
+            [_messages(arguments, row["prompt"]) for row in rows],
+            endpoint,
+            path,
+            samples=arguments.samples,
+            concurrency=arguments.concurrency,
+            settings=settings,
+        )
+    replies = teacher.Replies(path)
+    origin = {"model": arguments.model, "endpoint": arguments.base_url}
+    return replies.draw, origin, {"teacher": origin | {"answers_by_model": dict(replies.models)}}
+
+
+def _drawn(arguments: Arguments) -> tuple[Any, dict[str, str], dict[str, Any]]:
+    """The same for a checkpoint, which draws when it is asked."""
     from pipeline.evaluation.generation import generate, render_prompt
     from pipeline.evaluation.loading import load_checkpoint
     from pipeline.evaluation.measure import base_stops
 
+    assert arguments.model_name_or_path
     loaded = load_checkpoint(Path(arguments.model_name_or_path))
     as_base = arguments.few_shot is not None
     asking: dict[str, Any] = {"chat": loaded.chat and not as_base, "few_shot": _examples(arguments)}
 
     def draw(prompts: Any, first: int) -> list[list[tuple[str, bool]]]:
-        system = [{"role": "system", "content": arguments.system_prompt}] if arguments.system_prompt else []
-        asked = [
-            [*system, {"role": "user", "content": prompt}] if isinstance(prompt, str) else [*system, *prompt]
-            for prompt in prompts
-        ]
+        asked = [_messages(arguments, prompt) for prompt in prompts]
         completions = generate(
             loaded.model,
             loaded.tokenizer,
@@ -184,4 +244,4 @@ def _drawer(arguments: Arguments) -> Any:
         ]
         return [pairs[start : start + arguments.samples] for start in range(0, len(pairs), arguments.samples)]
 
-    return draw
+    return draw, {"model": arguments.model_name_or_path}, {}

@@ -52,12 +52,13 @@ class FineTuningArguments(TrainingStageArguments):
 def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) -> list[str]:
     """Complaints about paths and sources that are missing; nothing is opened."""
     from pipeline.checkpoint import looks_like_a_path
+    from pipeline.recipe.parents import named
 
     complaints = []
-    values = [(key, recipe.get(key, getattr(recipe.arguments, key, None))) for key in inputs]
-    for key, value in values:
-        if isinstance(value, str) and looks_like_a_path(value) and not recipe.exists(value):
-            complaints.append(f"{key}: {value} does not exist")
+    for key in inputs:
+        for value in named(recipe, key) if key != "datasets" else ():
+            if looks_like_a_path(value) and not recipe.exists(value):
+                complaints.append(f"{key}: {value} does not exist")
     for number, part in enumerate(recipe.get("datasets") or ()):
         files = _field(part, "data_files")
         for path in [files] if isinstance(files, str) else files if isinstance(files, list) else ():

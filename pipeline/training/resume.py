@@ -21,8 +21,8 @@ def newest_checkpoint(folder: Path, world_size: int = 1, up_to: int | None = Non
         up_to: The highest N that will do.
 
     Raises:
-        PipelineError: Another number of processes saved it: they would read other rows, and a run that started over
-            would be worse.
+        PipelineError: Another number of processes saved it. The recipe's batch is that of one process, so that step N would
+            stand for other rows in every stage, also in pretraining, whose order is the same for any number of them.
     """
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     if up_to is not None:
@@ -31,8 +31,9 @@ def newest_checkpoint(folder: Path, world_size: int = 1, up_to: int | None = Non
         others = _saved_by_others(path, world_size)
         if others:
             raise PipelineError(
-                f"{path}: saved by a run of {others} processes, this one has {world_size}. Go on with {others}, or start anew "
-                f"with --overwrite."
+                f"{path}: saved by a run of {others} processes, this one has {world_size}: an optimizer step of the same "
+                f"recipe takes another number of rows, and {path.name} would stand for others than were read. Go on with "
+                f"{others}, or start anew with --overwrite."
             )
         missing = what_is_missing(path, world_size)
         if not missing:
