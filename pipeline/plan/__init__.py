@@ -17,7 +17,7 @@ from pipeline import stages
 from pipeline.plan.planner import Planner
 from pipeline.plan.result import Plan, StagePlan
 
-__all__ = ["Plan", "StagePlan", "plan"]
+__all__ = ["Plan", "Planner", "StagePlan", "plan"]
 
 
 def plan(path: str | Path, overrides: Sequence[str] = (), world_size: int | None = None) -> Plan:

@@ -52,8 +52,9 @@ class FineTuningArguments(TrainingStageArguments):
 def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) -> list[str]:
     """Complaints about paths and sources that are missing; nothing is opened."""
     from pipeline.checkpoint import looks_like_a_path
+    from pipeline.training.tracking import check_trackers
 
-    complaints = []
+    complaints = check_trackers(recipe)
     values = [(key, recipe.get(key, getattr(recipe.arguments, key, None))) for key in inputs]
     for key, value in values:
         if isinstance(value, str) and looks_like_a_path(value) and not recipe.exists(value):
