@@ -259,7 +259,7 @@ def test_a_damaged_chapter_is_named_and_the_others_are_told(run):
         "rlhf.json: no chapter: ValueError: figure wins: expected" in told and "broken.json: no chapter: JSON" in told
     )
     assert "series a: expected x, y, low and high of one length, found {'x': 2, 'y': 1}" in told
-    assert "All of {nothing} and 40.0 % [30.9, 49.8]." in page_of(run).text
+    assert "All of {nothing} and 40.0 % [30.9, 49.8] ." in page_of(run).text
 
 
 def test_chapters_come_in_the_order_of_the_lecture(run):
@@ -300,6 +300,14 @@ def test_time_tokens_flops_and_cost_are_added_up_and_held_against_the_plan(repor
         "sft": {"tokens": {"predicted": 1.2e6, "actual": 1e6}},
     }
     assert "pretrain steps 100 100 100.0 % tokens 2,500,000 2,400,000 96.0 %" in page_of(reported).text
+
+
+def test_a_price_stays_until_another_is_given(run):
+    for price, shown in ((3.0, 3.0), (None, 3.0), (4.0, 4.0)):
+        report(run, price_per_hour=price)
+        found = json.loads((run / "report" / "report.json").read_text())
+        assert found["price"] == {"per_hour": shown, "currency": "USD"}
+        assert found["resources"]["sft"]["cost"] == pytest.approx(shown * 75.4 / 3600)
 
 
 def test_the_recipes_are_shown_where_they_differ(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,10 @@ def leaderboard(
     for name in names:
         loaded = load_checkpoint(name)
         rendered = [render_prompt(loaded.tokenizer, prompt, chat=loaded.chat) for prompt in asked]
-        found = generate(
+        completions = generate(
             loaded.model, loaded.tokenizer, rendered, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
         )
-        answers[name] = [completion.text for completion in found]
+        answers[name] = [completion.text for completion in completions]
     pairs = {
         (i, j): verdict(asked, answers[names[i]], answers[names[j]])
         for i, j in itertools.combinations(range(len(names)), 2)
@@ -112,7 +112,7 @@ def verdict_of(judge: str) -> Verdict:
     return both_orders
 
 
-def ratings(players: int, pairs: dict[tuple[int, int], Sequence[int]]) -> list[dict[str, float]]:
+def ratings(players: int, pairs: Mapping[tuple[int, int], Sequence[int]]) -> list[dict[str, float]]:
     """Bradley-Terry ratings on Elo's scale with percentile intervals of a bootstrap over prompts: {value, low, high}.
 
     A tie is half a win of each (as in Chatbot Arena, Chiang et al. 2024); every two players have drawn once besides, so that
@@ -124,30 +124,33 @@ def ratings(players: int, pairs: dict[tuple[int, int], Sequence[int]]) -> list[d
     """
     verdicts = np.array(list(pairs.values()), dtype=float)  # (pairs, prompts)
     first, second = np.array(list(pairs)).T
-    choose = np.random.default_rng(0)
-
-    def rate(chosen: np.ndarray) -> np.ndarray:
-        points = (verdicts[:, chosen] + 1).sum(axis=1) / 2 + 0.5
-        wins = np.zeros((players, players))
-        wins[first, second], wins[second, first] = points, len(chosen) + 1 - points
-        return MEAN + _POINTS * _bradley_terry(wins)
-
     n = verdicts.shape[1]
-    draws = np.array([rate(choose.integers(0, n, n)) for _ in range(_DRAWS)])
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS)
+    weights = np.vstack(
+        (np.ones((1, n)), drawn)
+    )  # (1 + draws, prompts): the prompts themselves, then resamples of them
+    points = weights @ (verdicts.T + 1) / 2 + 0.5
+    wins = np.zeros((len(weights), players, players))
+    wins[:, first, second], wins[:, second, first] = points, n + 1 - points
+    found = MEAN + _POINTS * _bradley_terry(wins)
+    low, high = np.quantile(found[1:], (0.025, 0.975), axis=0)
     return [
         {"value": float(value), "low": float(a), "high": float(b)}
-        for value, a, b in zip(rate(np.arange(n)), low, high, strict=True)
+        for value, a, b in zip(found[0], low, high, strict=True)
     ]
 
 
-def _bradley_terry(wins: np.ndarray, steps: int = 1_000, tolerance: float = 1e-9) -> np.ndarray:
-    """Log strengths with mean 0 by the MM algorithm (Hunter, Annals of Statistics 32, 2004); `wins[i, j]` of i over j > 0."""
-    games, won = wins + wins.T, wins.sum(axis=1)
-    strength = np.ones(len(wins))
+def _bradley_terry(wins: np.ndarray, steps: int = 2_000, tolerance: float = 1e-7) -> np.ndarray:
+    """Log strengths with mean 0 by the MM algorithm (Hunter, Annals of Statistics 32, 2004).
+
+    Args:
+        wins: Of i over j at [..., i, j], all but the diagonal above 0.
+    """
+    games, won = wins + wins.swapaxes(-1, -2), wins.sum(axis=-1)
+    strength = np.ones(won.shape)
     for _ in range(steps):
-        updated = won / (games / (strength[:, None] + strength[None, :])).sum(axis=1)
-        updated /= np.exp(np.log(updated).mean())
+        updated = won / (games / (strength[..., :, None] + strength[..., None, :])).sum(axis=-1)
+        updated /= np.exp(np.log(updated).mean(axis=-1, keepdims=True))
         if np.abs(np.log(updated / strength)).max() < tolerance:
             break
         strength = updated

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, dump, manifest_hash, now, write_atomically
+from pipeline.recipe.parse import BESIDE_THE_RESULT
 from pipeline.reporting.card import model_card, owns_card
 from pipeline.reporting.chapters import Chapter, evaluation_chapters, read_chapters
 from pipeline.reporting.figures import chapter_figure, stage_figures
@@ -32,7 +33,7 @@ def report(
     *,
     seeds: Sequence[str | Path] | None = None,
     price_per_hour: float | None = None,
-    currency: str = "USD",
+    currency: str | None = None,
     license: str | None = None,
 ) -> Path:
     """Write `index.html`, `report.md` and `report.json` about a run, and a model card into each of its checkpoints.
@@ -44,8 +45,9 @@ def report(
         output: where to; by default `report` in the run's folder.
         seeds: folders of the same run with other seeds; by default those beside it that are named after it, as
             `runs/demo-2`.
-        price_per_hour: of the machine that the stages ran on, for what each of them cost.
-        currency: of that price.
+        price_per_hour: of the machine that the stages ran on, for what each of them cost; by default as in the report that
+            is there already.
+        currency: of that price, by default USD.
         license: of the checkpoints, for their cards.
 
     Returns:
@@ -60,7 +62,8 @@ def report(
     others = same_with_other_seeds(run, seeds)
     chapters, evaluations = read_chapters(run), evaluation_chapters(run)
     evaluations = [one for one in evaluations if one.name not in {chapter.name for chapter in chapters}]
-    found = as_json(run, [*chapters, *evaluations], others, price_per_hour, currency)
+    price = {"per_hour": price_per_hour, "currency": currency or "USD"} if price_per_hour is not None else None
+    found = as_json(run, [*chapters, *evaluations], others, price or _last_price(output / "report.json"))
     write_atomically(output / "report.json", dump(found))
     context = {"run": run, "report": found, "models": run.models, "chapters": chapters, "evaluations": evaluations}
     page = render(
@@ -103,7 +106,7 @@ def same_with_other_seeds(run: Run, folders: Sequence[str | Path] | None = None)
             twin = by_name.get(stage.name)
             if twin is None or not twin.complete or not stage.metrics:
                 continue
-            if _recipe(twin, other) != _recipe(stage, run):
+            if _recipe(twin) != _recipe(stage):
                 run.missing.append(f"{twin.path}: another recipe than {stage.name}, so no other seed of it")
             elif twin.manifest.get("seed") != stage.manifest.get("seed"):
                 found.setdefault(stage.name, []).append(twin)
@@ -114,8 +117,7 @@ def as_json(
     run: Run,
     chapters: Sequence[Chapter],
     others: dict[str, list[Stage]],
-    price_per_hour: float | None = None,
-    currency: str = "USD",
+    price: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every figure of the report."""
     return {
@@ -129,8 +131,8 @@ def as_json(
             name: {str(twin.path): {"seed": twin.manifest.get("seed"), **_results(twin)} for twin in twins}
             for name, twins in others.items()
         },
-        "resources": resources(run, price_per_hour),
-        "price": None if price_per_hour is None else {"per_hour": price_per_hour, "currency": currency},
+        "resources": resources(run, price["per_hour"] if price else None),
+        "price": price,
         "predictions": predictions(run),
         "differences": differences(run),
         "ancestry": ancestry(run),
@@ -181,11 +183,12 @@ def _results(stage: Stage) -> dict[str, Any]:
     return {"evaluations": stage.evaluations, "last": last}
 
 
-def _recipe(stage: Stage, run: Run) -> str:
-    """The recipe of a stage without its seed and the name of the run's folder."""
-    recipe = {key: value for key, value in stage.manifest.get("recipe", {}).items() if key != "seed"}
-    name = re.escape(run.path.resolve().name)
-    return re.sub(rf'(?<=[/"]){name}(?=[/"])', "RUN", json.dumps(recipe, sort_keys=True))
+def _recipe(stage: Stage) -> str:
+    """The recipe of a stage as far as its result depends on it, without its seed and the run's folder."""
+    recipe = stage.manifest.get("recipe", {})
+    folder = str(Path(recipe.get("output_dir", "")).parent)
+    kept = {key: value for key, value in recipe.items() if key not in BESIDE_THE_RESULT and key != "seed"}
+    return json.dumps(kept, sort_keys=True).replace(f'"{folder}/', '"')
 
 
 def _of_seeds(chapter: Chapter, others: dict[str, list[Stage]]) -> dict[str, list[float]]:
@@ -197,6 +200,14 @@ def _of_seeds(chapter: Chapter, others: dict[str, list[Stage]]) -> dict[str, lis
         for name, twins in others.items()
     }
     return {name: rates for name, rates in found.items() if rates}
+
+
+def _last_price(path: Path) -> dict[str, Any] | None:
+    """What the report that is there already was written with."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("price")
+    except (OSError, json.JSONDecodeError):
+        return None
 
 
 def _tokenizer_page(stage: Stage, output: Path) -> str | None:

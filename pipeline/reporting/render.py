@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ _INLINE = (
     (r"\*\*([^*]+)\*\*", r"<strong>\1</strong>"),
     (r"\*([^*\s][^*]*)\*", r"<em>\1</em>"),
 )
-_STYLES = {"percent": percent, "duration": duration, "count": count, "result": result_text}
+_STYLES: dict[str, Callable[[Any], str]] = {
+    "percent": percent,
+    "duration": duration,
+    "count": count,
+    "result": result_text,
+}
 
 
 def render(template: str, **context: Any) -> str:

@@ -26,7 +26,7 @@ class Arguments:
     price_per_hour: float | None = field(
         default=None, metadata={"help": "of the machine that the stages ran on, for their cost", "range": (0, None)}
     )
-    currency: str = field(default="USD", metadata={"help": "of the price"})
+    currency: str | None = field(default=None, metadata={"help": "of the price, by default USD"})
     license: str | None = field(default=None, metadata={"help": "of the checkpoints, for their model cards"})
 
     def __post_init__(self) -> None:
