@@ -80,7 +80,7 @@ def test_the_page_fits_and_can_be_read(browser, page_file, scheme, width):
 
 
 def test_links_lead_to_sections_and_pictures_have_their_colours(browser, page_file):
-    page = browser.new_page()
+    page = browser.new_page(reduced_motion="reduce")
     page.goto(page_file.as_uri())
     for link in page.query_selector_all("nav a"):
         link.click()

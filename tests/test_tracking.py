@@ -40,6 +40,17 @@ def test_trackio_keeps_a_run_on_this_machine(tmp_path, tiny_world, monkeypatch):
     assert [row["train/loss"] for row in rows if "train/loss" in row] == pytest.approx(logged)
 
 
+@pytest.mark.slow
+def test_wandb_stays_offline_and_in_the_stage(tmp_path, tiny_world, monkeypatch):
+    pytest.importorskip("wandb", reason="no wandb here")
+    for name in ("WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    stage.run(load_recipe(sft_recipe(tmp_path / "run" / "sft.yaml", tiny_world, report_to=["wandb"])))
+    (kept,) = (tmp_path / "run" / "sft" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"train/loss" in kept.read_bytes()
+
+
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(tmp_path, tiny_world, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
