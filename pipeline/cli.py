@@ -124,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
 
     comparison = command("compare", "evaluated checkpoints or runs side by side, with paired tests", _compare)
     comparison.add_argument("paths", nargs="+", metavar="PATH", help="a checkpoint, or a folder of a run")
+    comparison.add_argument("--evaluations", metavar="FILE", help="ask every checkpoint the evaluations of this recipe")
+    comparison.add_argument("--judge", help="rate them by a judge: a reward, a reward model, or a dotted path")
+    comparison.add_argument("--prompts", metavar="FILE", help="JSONL of what the judged answers are answers to")
+    comparison.add_argument("--limit", type=int, default=200, help="of so many prompts (default 200)")
+    comparison.add_argument("--max_new_tokens", type=int, default=256, help="of a judged answer (default 256)")
+    comparison.add_argument("--output", metavar="DIR", default="runs/compare", help="receives answers and verdicts")
     comparison.add_argument("--json", action="store_true", help="print JSON")
 
     rewards = command("rewards", "list the rewards, or try those of a recipe before training", _rewards, overrides=True)
@@ -142,10 +148,11 @@ def _stage(options: argparse.Namespace, overrides: list[str]) -> int:
 
     if options.config is None:
         usage = "pipeline report: name a run's folder (pipeline report runs/demo), or give --config FILE"
-        (run,), _ = _leading(overrides, 1, usage)
-        from pipeline.reporting import report
+        (run,), rest = _leading(overrides, 1, usage)
+        from pipeline.recipe import parse
 
-        print(report(run))
+        stage = stages.find("report")
+        stage.run(parse(stage, {"run": run}, "command line", rest))
         return 0
     _quiet_imports()
     recipe = stages.load_recipe(options.config, options.stage, overrides)
@@ -244,15 +251,35 @@ def _lineage(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
-    from pipeline.reporting import compare, comparison_text
+    import contextlib
+    import json
 
-    found = compare(options.paths)
+    from pipeline.reporting.compare import checkpoints_in, compare, comparison_text
+
+    if (options.judge is None) != (options.prompts is None):
+        raise PipelineError("pipeline compare: --judge and --prompts go together: who judges, and answers to what.")
+    _quiet_imports()
+    with contextlib.redirect_stdout(sys.stderr):  # what is printed on the way is no part of the JSON
+        found = compare(options.paths, evaluations=options.evaluations, output=options.output)
+        if options.judge:
+            from pipeline.alignment.leaderboard import leaderboard
+
+            found["preference"] = leaderboard(
+                [checkpoint for path in options.paths for checkpoint in checkpoints_in(path)],
+                options.prompts,
+                options.judge,
+                limit=options.limit,
+                max_new_tokens=options.max_new_tokens,
+                output=options.output,
+            )
     if options.json:
-        import json
-
         print(json.dumps(found, indent=2))
-    else:
-        print(comparison_text(found))
+        return 0
+    print(comparison_text(found))
+    if options.judge:
+        from pipeline.alignment.leaderboard import leaderboard_text
+
+        print(f"\n{leaderboard_text(found['preference'])}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """A folder's stages in order, each in a process of its own: the same command that a person would type."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import yaml
 
 from pipeline import stages
 from pipeline.errors import PipelineError
-from pipeline.manifest import write_atomically
+from pipeline.manifest import MANIFEST, dump, write_atomically
+from pipeline.plan import Plan, Planner
 
 DISTRIBUTED = ("pretrain", "sft", "reward", "rlhf", "dpo", "grpo", "distill", "evaluate")
 
@@ -60,6 +62,7 @@ def run_folder(
         while last + 1 < len(recipes) and _derived(recipes[last + 1]):
             last += 1
         recipes = recipes[: last + 1]
+    keep_plan(recipes, _processes(accelerate))
     started = time.monotonic()
     for number, recipe in enumerate(recipes, 1):
         print(f"\n[{number}/{len(recipes)}] {recipe.stage}  {recipe.path}  ->  {recipe.output_dir}", flush=True)
@@ -80,6 +83,31 @@ def run_folder(
 
 def _derived(recipe: stages.Recipe) -> bool:
     return recipe.source is not None and recipe.source.derived
+
+
+def keep_plan(recipes: Sequence[stages.Recipe], world_size: int | None) -> Path:
+    """`plan.json` in the run's folder: what `pipeline plan` says now, which the report holds against what was.
+
+    Of a stage that is complete what was foretold before it ran stands.
+    """
+    planner = Planner(world_size or 1)
+    for recipe in recipes:
+        planner.add(recipe)
+    folder = _folder(recipes)
+    path = folder / "plan.json"
+    found = Plan(Path(recipes[0].path).parent, planner.plans, planner.complaints, planner.hub.unchecked).as_dict()
+    earlier = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
+    kept = {one["writes"]: one for one in earlier if (Path(one["writes"]) / MANIFEST).is_file()}
+    found["stages"] = [kept.get(one["writes"], one) for one in found["stages"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, dump(found))
+    return path
+
+
+def _folder(recipes: Sequence[stages.Recipe]) -> Path:
+    """The run's folder, which holds what all of them write."""
+    folder = Path(os.path.commonpath([str(recipe.output_dir) for recipe in recipes]))
+    return folder.parent if len(recipes) == 1 else folder
 
 
 def _processes(accelerate: str | None) -> int | None:
@@ -109,8 +137,7 @@ def _environment() -> dict[str, str]:
 def _summary(recipes: Sequence[stages.Recipe], seconds: float) -> None:
     from pipeline.reporting import summary_table
 
-    folder = Path(os.path.commonpath([str(recipe.output_dir) for recipe in recipes]))
-    folder = folder.parent if len(recipes) == 1 else folder
+    folder = _folder(recipes)
     print(f"\n{summary_table(folder)}\nwhole run: {seconds / 60:.1f} minutes")
     stages_that_train = ("pretrain", "sft", "rlhf", "dpo", "grpo")
     trained = [recipe for recipe in recipes if recipe.stage in stages_that_train and not _derived(recipe)]

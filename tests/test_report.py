@@ -8,114 +8,31 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 from conftest import write_jsonl
+from run_folders import result, write_chapter, write_plan, write_run, write_stage
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import manifest_hash
 from pipeline.reporting import funnel_page, model_card, report, summary_table
-from pipeline.reporting.figures import thinned
-from pipeline.reporting.page import side_by_side
+from pipeline.reporting.chapters import side_by_side
+from pipeline.reporting.drawing import thinned
 from pipeline.reporting.run_folder import read_run
 from pipeline.reporting.table import count, duration
-from pipeline.statistics import wilson_interval
-
-
-def result(correct, n):
-    low, high = wilson_interval(correct, n)
-    return {"n": n, "correct": correct, "rate": correct / n, "low": low, "high": high}
-
-
-def write_stage(run, name, kind, parents=(), evaluations=None, **facts):
-    folder = run / name
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = {
-        "status": "complete",
-        "stage": name,
-        "kind": kind,
-        "recipe": {"learning_rate": 1e-3},
-        "recipe_file": f"recipes/demo/{name}.yaml",
-        "recipe_hash": "ab" * 32,
-        "parents": [
-            {"path": f"../{parent}", "kind": "", "manifest_hash": manifest_hash(run / parent)} for parent in parents
-        ],
-        "data": [],
-        "files": {},
-        "started": f"2026-01-01T00:0{len(list(run.iterdir()))}:00+00:00",
-        "seconds": 75.4,
-        "seed": 1,
-        "versions": {"torch": "2.13.0"},
-        "git_commit": "c0ffee",
-        "metrics": {},
-        **facts,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    if evaluations:
-        (folder / "evaluation.json").write_text(json.dumps(evaluations))
-        for evaluation, found in evaluations.items():
-            rows = [
-                {
-                    "prompt": f"Question {i}?",
-                    "answer": "42",
-                    "completion": f"{name} says <b>{i}</b>",
-                    "ended": True,
-                    "correct": i < found["correct"],
-                }
-                for i in range(found["n"])
-            ]
-            write_jsonl(folder / "evaluation" / f"{evaluation}.jsonl", rows)
-    return folder
 
 
 @pytest.fixture
 def run(tmp_path):
     """A whole run, written by hand."""
-    return write_run(tmp_path / "runs" / "tiny")
+    run = write_run(tmp_path / "runs" / "tiny")
+    write_plan(run)
+    return run
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
     """Such a run with its report, for tests that only look."""
     run = write_run(tmp_path_factory.mktemp("runs") / "tiny")
-    report(run)
-    return run
-
-
-def write_run(run):
-    run.mkdir(parents=True)
-    corpus = write_stage(run, "corpus", "corpus", seconds=12.0)
-    steps = [
-        {
-            "step": "exact_duplicates",
-            "documents_in": 1200,
-            "documents_out": 1000,
-            "bytes_in": 2_500_000,
-            "bytes_out": 2_000_000,
-            "reasons": {"same text": 150, "a <b>reason</b>": 50},
-            "replaced": {"email": 7},
-            "sample": [{"url": "a-page", "reason": "same text", "text": "<script>alert(1)</script>"}],
-        }
-    ]
-    (corpus / "removed.json").write_text(json.dumps(steps))
-    write_stage(run, "tokenizer", "tokenizer", ["corpus"], tokens=500_000)
-    pretrain = write_stage(
-        run, "pretrain", "base", ["tokenizer"], {"facts": result(20, 100), "ends": result(0, 100)},
-        tokens=2_400_000, steps=100,
-    )  # fmt: skip
-    losses = [{"step": i, "tokens": i * 1000, "loss": 7 - i / 20} for i in range(1, 101)]
-    losses.append({"step": 100, "tokens": 100_000, "eval_loss": 2.5, "eval_bits_per_byte": 0.9})
-    write_jsonl(pretrain / "metrics.jsonl", losses)
-    samples = [{"step": i, "prompt": "Once", "completion": f"upon {i}", "ended": False} for i in range(0, 90, 10)]
-    write_jsonl(pretrain / "samples.jsonl", samples)
-    sft = write_stage(
-        run, "sft", "chat", ["pretrain"], {"facts": result(88, 100), "ends": result(100, 100)}, tokens=1e6
-    )
-    write_jsonl(sft / "metrics.jsonl", [{"step": i, "tokens": i, "loss": 3 - i / 10} for i in range(1, 20)])
-    grpo = write_stage(run, "grpo", "reasoning", ["sft"], {"facts": result(90, 100), "ends": result(99, 100)})
-    rewards = [
-        {"step": i, "loss": 0.01, "reward": i / 30, "rewards/numeric/mean": i / 40, "completions/mean_length": 30.0}
-        for i in range(1, 31)
-    ]
-    write_jsonl(grpo / "metrics.jsonl", rewards)
-    shutil.copytree(sft, run / "sft.old-20260101-000000")
+    write_plan(run)
+    report(run, price_per_hour=2.0, currency="EUR")
     return run
 
 
@@ -127,7 +44,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.links, self.ids, self.figures, self.words, self.unclosed = [], [], [], [], [], []
-        self.tables, self.headings = 0, []
+        self.tables, self.headings, self.told = 0, [], []
         self.feed(text)
         self.text = " ".join(" ".join(self.words).split())
 
@@ -141,6 +58,8 @@ class Page(HTMLParser):
             self.ids.append(attributes["id"])
         if tag == "svg":
             self.figures.append(attributes)
+        if tag == "data":
+            self.told.append([json.loads(attributes["data-path"]), attributes["value"], ""])
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)
@@ -154,6 +73,8 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] != "style":
             self.words.append(data)
+        if self.open and self.open[-1] == "data":
+            self.told[-1][2] += data
 
 
 def page_of(run):
@@ -181,18 +102,19 @@ def test_every_figure_says_in_words_what_it_shows(reported):
     assert "loss of pretrain: from 6.950 to 2.000 nats per token over 100.0 k tokens" in joined
     assert "validation 2.500 at the end, 0.900 bits per byte" in joined
     assert "reward of grpo: mean 0.100 over the first five logged steps, 0.933 over the last five" in joined
-    assert "facts: rate of right answers with 95 % intervals: pretrain 20.0 %, sft 88.0 %, grpo 90.0 %" in joined
+    assert "Facts: right answers, with intervals: pretrain 20.0 %, sft 88.0 %, grpo 90.0 %" in joined
+    assert "ancestry: tokenizer from corpus; pretrain from tokenizer; sft from pretrain; grpo from sft" in joined
     assert "loss of grpo" not in joined  # the loss of a policy gradient says nothing about progress
 
 
 def test_the_page_shows_results_samples_answers_removals_and_ancestry(reported):
     text = page_of(reported).text
     assert "88.0 %" in text and "88 of 100" in text and "80.2 – 93.0" in text
-    assert "facts: 20.0 % after pretrain; 88.0 % after sft, higher (intervals apart)" in text
-    assert "90.0 % after grpo, too close to tell with 100 questions" in text
+    assert "20.0 % [13.3, 28.9] after pretrain; 88.0 % [80.2, 93.0] after sft, higher (intervals apart)" in text
+    assert "90.0 % [82.6, 94.5] after grpo, too close to tell." in text
     assert "upon 0" in text and "upon 80" in text and "upon 10" not in text
     assert "exact_duplicates 1,200 1,000 200 2.50 2.00" in text
-    assert "pretrain base tokenizer 100 2.40 M" in text
+    assert "pretrain base tokenizer 100 1" in text
     assert manifest_hash(reported / "sft")[:12] in text
     assert "sft.old" not in text
 
@@ -226,7 +148,9 @@ def test_report_json_holds_the_figures_that_the_page_shows(reported):
     sft = found["stages"]["sft"]
     assert sft["evaluations"]["facts"] == result(88, 100)
     assert (sft["seconds"], sft["tokens"], sft["kind"], sft["parents"]) == (75.4, 1e6, "chat", ["pretrain"])
-    assert found["stages"]["pretrain"]["curves"]["eval_bits_per_byte"] == {"first": 0.9, "last": 0.9, "logged": 1}
+    assert found["stages"]["pretrain"]["curves"]["eval_bits_per_byte"] == {
+        "first": 0.9, "last": 0.9, "logged": 1, "start": 0.9, "end": 0.9,
+    }  # fmt: skip
     assert found["stages"]["corpus"]["removed"][0]["documents_out"] == 1000
     assert found["seconds"] == pytest.approx(12.0 + 4 * 75.4)
     assert found["missing"] == []
@@ -239,6 +163,193 @@ def test_the_markdown_report_has_the_same_table(reported):
     assert "| time | 1 min 15 s | 1 min 15 s | 1 min 15 s |" in text
     assert "| exact_duplicates | 1,200 | 1,000 | 2.50 | 2.00 |" in text
     assert "\n\n\n" not in text
+
+
+def disagreements(page, found):
+    """The numbers of the page's prose that are not what `report.json` holds at the place that they name."""
+    units = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "%": 0.01, "s": 1, "min": 60, "h": 3600}
+    wrong = []
+    for path, value, text in page.told:
+        expected = found
+        for key in path:
+            expected = expected[key]
+        expected = [expected] if not isinstance(expected, dict) else [
+            expected[key] for keys in (("rate", "value"), ("low",), ("high",)) for key in keys if key in expected
+        ]  # fmt: skip
+        parts = re.findall(r"(-?\d+(?:\.(\d+))?(?:e[+-]?\d+)?) ?(%|[kMBT]\b|min\b|h\b|s\b)?", text)
+        numbers = [
+            (float(number) * units.get(unit, 1), 0.5 * 10 ** -len(digits) * units.get(unit, 1))
+            for number, digits, unit in parts
+        ]
+        if any(unit in ("min", "h") for *_, unit in parts):  # `3 min 05 s` is one number
+            numbers = [(sum(number for number, _ in numbers), max(numbers)[1])]
+        elif "%" in text:  # the bounds stand in per cent as well
+            numbers = [numbers[0], *((number / 100, size / 100) for number, size in numbers[1:])]
+        close = (
+            abs(a - b) <= max(1.01 * size, 0.05 * abs(b) if "e" in text else 0)
+            for (a, size), b in zip(numbers, expected, strict=False)
+        )
+        if float(value) != expected[0] or not numbers or not all(close):
+            wrong.append((path, value, text, expected))
+    return wrong
+
+
+def test_every_number_in_the_prose_is_the_one_of_report_json(run, tmp_path):
+    write_chapter(run)
+    report(run, price_per_hour=2.0)
+    found = json.loads((run / "report" / "report.json").read_text())
+    text = (run / "report" / "index.html").read_text()
+    page = Page(text)
+    assert len(page.told) > 20 and disagreements(page, found) == []
+    told = {tuple(path) for path, _, _ in page.told}
+    assert {("chapters", "tokens_to_think", name) for name in ("direct", "working", "slope", "compute")} <= told
+    assert {("chapters", "facts", stage) for stage in ("pretrain", "sft", "grpo")} <= told
+    for altered in (text.replace(">97.0 % [", ">79.0 % ["), text.replace(">-0.083 [-0.1,", ">-0.083 [-0.2,")):
+        assert altered != text and disagreements(Page(altered), found)
+    found["chapters"]["facts"]["sft"]["rate"] = 0.5
+    assert disagreements(page, found)
+    # ... and no number stands in prose that is not looked up
+    prose = re.findall(
+        r'<(?:div class="prose"|p class="lead"|figcaption)>(.*?)</(?:div|p|figcaption)>', text, re.DOTALL
+    )
+    bare = [re.sub(r"<data.*?</data>|<[^>]*>|95 %", "", part) for part in prose]
+    assert len(prose) > 6 and not [part for part in bare if re.search(r"\d", part)]
+
+
+def test_the_markdown_report_has_the_chapters_with_the_same_numbers(run):
+    write_chapter(run)
+    report(run)
+    text = (run / "report" / "report.md").read_text()
+    assert "## Chapter 1: Models need tokens to <think>" in text
+    assert (
+        "`40.0 % [30.9, 49.8]` of the sums were right, with working **97.0 % [91.5, 99.0]**; "
+        "a step costs -0.083 [-0.1, -0.064]." in text
+    )
+    assert "| compute | 1.02 |" in text and "- 2 plus 2? → <b>5 (at once)" in text
+    assert text.count("- 2 plus 2?") == 3 and "\n\n\n" not in text
+
+
+def test_a_chapter_has_title_numbers_picture_and_samples(run):
+    write_chapter(run)
+    report(run)
+    html = (run / "report" / "index.html").read_text()
+    page = Page(html)
+    assert (
+        "<code><data" in html and "<strong><data" in html and "tokens to &lt;think&gt;" in html and "<b>5" not in html
+    )
+    assert "All 5 figures of this chapter" in page.text and "40 of 100" in page.text
+    assert page.text.count("2 plus 2?") == 3
+    (alt,) = [one["aria-label"] for one in page.figures if "right answers over steps" in one["aria-label"]]
+    assert "direct from 98.0 % at 1 to 20.0 % at 8; working from 100.0 % at 1 to 95.0 % at 8" in alt
+    found = json.loads((run / "report" / "report.json").read_text())
+    assert found["chapters"]["tokens_to_think"]["direct"] == result(40, 100) and found["missing"] == []
+
+
+def test_a_damaged_chapter_is_named_and_the_others_are_told(run):
+    write_chapter(run, "limits", text="All of {nothing} and {direct}.")
+    write_chapter(run, "rlhf", figures={"wins": {"n": 3}})
+    write_chapter(run, "distillation", series=[{"name": "a", "x": [1, 2], "y": [1]}])
+    (run / "thinking" / "chapters" / "broken.json").write_text("{")
+    report(run)
+    found = json.loads((run / "report" / "report.json").read_text())
+    assert list(found["chapters"]) == ["limits", "facts", "ends"]
+    told = "\n".join(found["missing"])
+    assert "thinking/chapters/limits.json: the text names nothing, which is not among its figures" in told
+    assert (
+        "rlhf.json: no chapter: ValueError: figure wins: expected" in told and "broken.json: no chapter: JSON" in told
+    )
+    assert "series a: expected x, y, low and high of one length, found {'x': 2, 'y': 1}" in told
+    assert "All of {nothing} and 40.0 % [30.9, 49.8] ." in page_of(run).text
+
+
+def test_chapters_come_in_the_order_of_the_lecture(run):
+    for name in ("zebra", "rlhf", "base_model"):
+        write_chapter(run, name)
+    report(run)
+    found = json.loads((run / "report" / "report.json").read_text())
+    assert list(found["chapters"]) == ["base_model", "rlhf", "zebra", "facts", "ends"]
+
+
+def test_other_seeds_are_found_drawn_and_kept_apart_from_other_recipes(tmp_path):
+    run = write_run(tmp_path / "tiny")
+    for seed in (2, 3):
+        write_run(tmp_path / f"tiny-{seed}", seed)
+    odd = json.loads((tmp_path / "tiny-3" / "grpo" / "manifest.json").read_text())
+    (tmp_path / "tiny-3" / "grpo" / "manifest.json").write_text(json.dumps(odd | {"recipe": {"learning_rate": 9}}))
+    report(run)
+    found = json.loads((run / "report" / "report.json").read_text())
+    assert {name: [one["seed"] for one in twins.values()] for name, twins in found["seeds"].items()} == {
+        "pretrain": [2, 3], "sft": [2, 3], "grpo": [2],
+    }  # fmt: skip
+    assert f"{tmp_path / 'tiny-3' / 'grpo'}: another recipe than grpo, so no other seed of it" in found["missing"]
+    alts = "\n".join(figure["aria-label"] for figure in page_of(run).figures)
+    assert "over 100.0 k tokens; validation 2.500 at the end, 0.900 bits per byte; with 2 other seeds" in alts
+    assert "grpo 90.0 %; hollow: 2 other seeds" in alts
+    report(run, seeds=[])
+    assert "seed" not in "\n".join(figure["aria-label"] for figure in page_of(run).figures)
+
+
+def test_time_tokens_flops_and_cost_are_added_up_and_held_against_the_plan(reported):
+    found = json.loads((reported / "report" / "report.json").read_text())
+    assert found["resources"]["total"]["seconds"] == pytest.approx(12.0 + 4 * 75.4)
+    assert found["resources"]["sft"]["cost"] == pytest.approx(2 * 75.4 / 3600)
+    assert found["resources"]["total"]["cost"] == pytest.approx(2 * (12 + 4 * 75.4) / 3600)
+    assert "tokens" not in found["resources"]["tokenizer"]  # it trained on none
+    assert found["predictions"] == {
+        "pretrain": {"steps": {"predicted": 100, "actual": 100}, "tokens": {"predicted": 2.5e6, "actual": 2.4e6}},
+        "sft": {"tokens": {"predicted": 1.2e6, "actual": 1e6}},
+    }
+    assert "pretrain steps 100 100 100.0 % tokens 2,500,000 2,400,000 96.0 %" in page_of(reported).text
+
+
+def test_a_price_stays_until_another_is_given(run):
+    for price, shown in ((3.0, 3.0), (None, 3.0), (4.0, 4.0)):
+        report(run, price_per_hour=price)
+        found = json.loads((run / "report" / "report.json").read_text())
+        assert found["price"] == {"per_hour": shown, "currency": "USD"}
+        assert found["resources"]["sft"]["cost"] == pytest.approx(shown * 75.4 / 3600)
+
+
+def test_the_recipes_are_shown_where_they_differ(run):
+    from pipeline.reporting.resources import differences
+
+    for name, recipe in (
+        ("sft", {"learning_rate": 1e-4, "seed": 1, "output_dir": "a"}),
+        ("grpo", {"beta": 0.0, "seed": 1}),
+    ):
+        manifest = json.loads((run / name / "manifest.json").read_text())
+        (run / name / "manifest.json").write_text(json.dumps(manifest | {"recipe": recipe}))
+    found = differences(read_run(run))
+    assert found["learning_rate"] == {"pretrain": 1e-3, "sft": 1e-4} and found["beta"] == {"grpo": 0.0}
+    assert "output_dir" not in found
+
+
+def test_an_edge_of_the_lineage_that_skips_a_stage_goes_round_it(run):
+    from pipeline.reporting.lineage import _layers, ancestry
+
+    parents = ancestry(read_run(run)) | {"grpo": ["sft", "corpus"]}
+    layers, edges = _layers(parents)
+    assert [[node for node in layer if isinstance(node, str)] for layer in layers] == [
+        ["corpus"], ["tokenizer"], ["pretrain"], ["sft"], ["grpo"],
+    ]  # fmt: skip
+    assert len(edges["corpus", "grpo"]) == 5 and len(edges["sft", "grpo"]) == 2
+    assert all(len(layer) == 2 for layer in layers[1:4])
+
+
+def test_text_is_cut_as_the_tokenizer_cuts_it(run, tokenizer_dir):
+    from pipeline.reporting.tokens_page import token_samples
+
+    shutil.copy(tokenizer_dir / "tokenizer.json", run / "tokenizer" / "tokenizer.json")
+    samples = [{"step": 80, "prompt": "Ada 47 → 🙂", "completion": "Ada lives", "ended": True}]
+    write_jsonl(run / "sft" / "samples.jsonl", samples)
+    read = read_run(run)
+    tokenizer = next(stage for stage in read.stages if stage.name == "tokenizer")
+    label, pieces = token_samples(tokenizer, read)[1]
+    assert label == "sft, step 80" and "".join(text for text, _ in pieces) == "Ada 47 → 🙂\nAda lives"
+    assert [text.strip() for text, _ in pieces if text.strip().isdigit()] == ["4", "7"]
+    assert max(len(ids) for _, ids in pieces) > 1  # the tokens of one character stand together
+    report(run)
+    assert '<p class="said tokens"><span' in (run / "report" / "index.html").read_text()
 
 
 def test_questions_on_which_checkpoints_differ_come_first(reported):
@@ -299,7 +410,7 @@ def test_a_single_finished_stage_is_reported(tmp_path):
     write_stage(tmp_path / "run", "corpus", "corpus")
     report(tmp_path / "run")
     page = page_of(tmp_path / "run")
-    assert "No stage of this run has written a model yet." in page.text and page.figures == []
+    assert "No stage of this run has written a model yet." in page.text and len(page.figures) == 1  # the lineage
     assert "corpus" in summary_table(tmp_path / "run")
 
 
@@ -341,8 +452,26 @@ def test_a_model_card_parses_and_holds_the_evaluations(run):
     data = ModelCard(text, ignore_metadata_errors=False).data
     assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "text-generation", "sft")
     assert {entry.dataset_name: entry.metric_value for entry in data.eval_results} == {"facts": 0.88, "ends": 1.0}
+    assert data.metrics == ["accuracy"]
+    again = ModelCard(f"---\n{data.to_yaml()}\n---\n{ModelCard(text).text}")
+    assert again.data.to_dict() == data.to_dict()
     assert yaml.safe_load(text.split("---")[1])["model-index"][0]["results"][0]["metrics"][0]["args"]["n"] == 100
     assert "| facts | 88.0 % [80.2, 93.0] | 100 |" in text and "| made from | ../pretrain |" in text
+
+
+def test_a_card_names_what_the_hub_gave_to_any_ancestor(run):
+    from huggingface_hub import ModelCard
+
+    hub = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "datasets": [{"path": "HuggingFaceTB/smol-smoltalk"}]}
+    manifest = json.loads((run / "pretrain" / "manifest.json").read_text())
+    looked_up = [{"path": path} for path in ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/smol-smoltalk")]
+    (run / "pretrain" / "manifest.json").write_text(json.dumps(manifest | {"recipe": hub, "data": looked_up}))
+    data = ModelCard(model_card(run / "grpo", license="apache-2.0"), ignore_metadata_errors=False).data
+    assert data.base_model == ["HuggingFaceTB/SmolLM2-135M"] and data.datasets == ["HuggingFaceTB/smol-smoltalk"]
+    assert data.license == "apache-2.0"
+    tokenizer = ModelCard(model_card(run / "tokenizer"), ignore_metadata_errors=False)
+    assert tokenizer.data.tags == ["tokenizer"] and tokenizer.data.pipeline_tag is None
+    assert "AutoModel" not in tokenizer.text
 
 
 def test_the_stage_writes_where_the_recipe_says(run, tmp_path):

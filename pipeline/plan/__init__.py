@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.plan.planner import Planner
 from pipeline.plan.result import Plan, StagePlan
 
-__all__ = ["Plan", "StagePlan", "plan"]
+__all__ = ["Plan", "Planner", "StagePlan", "plan"]
 
 
 def plan(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.manifest import read_manifest
+from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.reporting.table import count, duration, result_text
 
 MARK = "Written by `pipeline report` from manifest.json and evaluation.json."
@@ -18,7 +21,10 @@ _KINDS = {
     "aligned": "An aligned model, trained on preferences; it answers in the turns of its chat template.",
     "imported": "An imported checkpoint.",
     "reward": "A reward model: it scores answers.",
+    "tokenizer": "A tokenizer, with the token shards of the corpus that it was trained on.",
 }
+_TASKS = {"reward": "text-classification", "tokenizer": None}
+_LOADERS = {"reward": "AutoModelForSequenceClassification", "tokenizer": None}
 
 
 def owns_card(directory: Path) -> bool:
@@ -29,10 +35,11 @@ def owns_card(directory: Path) -> bool:
     return not card.is_file() or MARK in card.read_text(encoding="utf-8")
 
 
-def model_card(directory: str | Path) -> str:
-    """The card of a stage directory, in Hugging Face's metadata format (model-index with the evaluations).
+def model_card(directory: str | Path, license: str | None = None) -> str:
+    """The card of a stage directory, in Hugging Face's metadata format.
 
-    Nothing is looked up on the hub.
+    `base_model` and `datasets` are the hub's that the stage or any of its ancestors started from; `metrics` and
+    `model-index` hold the evaluations. Nothing is looked up on the hub.
 
     Raises:
         PipelineError: there is no manifest.
@@ -41,16 +48,19 @@ def model_card(directory: str | Path) -> str:
 
     directory = Path(directory)
     manifest = read_manifest(directory)
-    results = _results(directory)
-    recipe = manifest.get("recipe", {})
+    results, kind = _results(directory), manifest.get("kind")
+    family = list(_ancestry(directory))
+    evaluated = _eval_results(results, _TASKS.get(str(kind), "text-generation"))
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["trl", *(name for name in (manifest.get("stage"),) if name)],
-        base_model=_hub_id(recipe.get("model_name_or_path"), manifest),
-        datasets=_hub_id(recipe.get("dataset_name"), manifest),
-        model_name=directory.name,
-        eval_results=_eval_results(results),
+        license=license,
+        pipeline_tag=_TASKS.get(str(kind), "text-generation"),
+        tags=["trl", *(name for name in (manifest.get("stage"),) if name)] if kind != "tokenizer" else ["tokenizer"],
+        base_model=_hub_ids(family, "model_name_or_path", "source"),
+        datasets=_hub_ids(family, "dataset_name", "datasets", "input", "corpus"),
+        metrics=sorted({result.metric_type for result in evaluated or ()}) or None,
+        model_name=directory.name if evaluated else None,
+        eval_results=evaluated,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{_body(directory, manifest, results)}"
 
@@ -75,35 +85,51 @@ def _body(directory: Path, manifest: dict[str, Any], results: dict[str, Any]) ->
         lines += ["", "## Evaluations", "", "Rates with 95 % Wilson intervals; every answer is in `evaluation/`.", ""]
         lines += ["| evaluation | result | questions |", "|---|---|---|"]
         lines += [f"| {name} | {result_text(result)} | {result.get('n', '–')} |" for name, result in results.items()]
-    loading = "The directory loads with `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`."
+    loaders = [_LOADERS.get(manifest.get("kind", ""), "AutoModelForCausalLM"), "AutoTokenizer"]
+    loading = "Loads with " + " and ".join(f"`{name}.from_pretrained`" for name in loaders if name) + "."
     return "\n".join([*lines, "", loading, "", MARK, ""])
 
 
 def _results(directory: Path) -> dict[str, Any]:
-    import json
-
     path = directory / "evaluation.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _eval_results(results: dict[str, Any]) -> Any:
+def _eval_results(results: dict[str, Any], task: str | None) -> Any:
+    """Rates as accuracies, and values under the evaluation's own name, with counts and intervals as arguments."""
     from huggingface_hub import EvalResult
 
-    rated = {name: result for name, result in results.items() if "rate" in result}
     return [
         EvalResult(
-            task_type="text-generation",
+            task_type=task or "text-generation",
             dataset_type=name,
             dataset_name=name,
-            metric_type="accuracy",
-            metric_value=result["rate"],
-            metric_args={key: result[key] for key in ("n", "correct", "low", "high")},
+            metric_type="accuracy" if "rate" in result else name,
+            metric_value=result.get("rate", result.get("value")),
+            metric_args={key: result[key] for key in ("n", "correct", "low", "high") if key in result} or None,
         )
-        for name, result in rated.items()
+        for name, result in results.items()
+        if "rate" in result or "value" in result
     ] or None
 
 
-def _hub_id(name: Any, manifest: dict[str, Any]) -> str | None:
-    """The name, where it is the hub's and not that of a local file or folder."""
-    looked_up = {source["path"] for source in manifest.get("data", []) if "files" not in source}
-    return name if isinstance(name, str) and name in looked_up else None
+def _ancestry(directory: Path, seen: tuple[Path, ...] = ()) -> Iterator[dict[str, Any]]:
+    """The manifests of a stage directory and of every ancestor that is still there."""
+    if directory in seen or not (directory / MANIFEST).is_file():
+        return
+    manifest = read_manifest(directory)
+    yield manifest
+    for parent in manifest.get("parents", []):
+        yield from _ancestry(Path(os.path.normpath(directory / parent["path"])), (*seen, directory))
+
+
+def _hub_ids(family: list[dict[str, Any]], *keys: str) -> list[str] | None:
+    """What the recipes name under `keys` and their manifests list as read from the hub, not from this machine."""
+    found = []
+    for manifest in family:
+        looked_up = {source["path"] for source in manifest.get("data", []) if "files" not in source}
+        for value in (manifest.get("recipe", {}).get(key) for key in keys):
+            entries = value if isinstance(value, list) else [value]
+            names = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries]
+            found += [name for name in names if isinstance(name, str) and name in looked_up]
+    return list(dict.fromkeys(found)) or None

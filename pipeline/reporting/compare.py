@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.manifest import MANIFEST
 from pipeline.reporting.run_folder import Stage, read_run, read_stage
 from pipeline.reporting.table import aligned, result_text
 from pipeline.statistics import mcnemar_test
 
 
-def compare(paths: Sequence[str | Path]) -> dict[str, Any]:
+def compare(
+    paths: Sequence[str | Path], *, evaluations: str | Path | None = None, output: str | Path = "runs/compare"
+) -> dict[str, Any]:
     """Results of checkpoints, and paired tests of each against the first.
 
     Args:
-        paths: Checkpoints with an `evaluation.json`, or folders of runs, whose evaluated checkpoints are all taken.
+        paths: Checkpoints with an `evaluation.json`, or folders of runs, whose evaluated checkpoints are all taken. With
+            `evaluations` also Hugging Face directories, hub ids, and what was not evaluated yet.
+        evaluations: A recipe with `evaluations`, which every checkpoint is then asked, where its answers are not up to date.
+        output: Where the answers go of checkpoints that no stage of this project wrote.
 
     Returns:
         `checkpoints`: names in order; `evaluations`: {NAME: {CHECKPOINT: result}}; `paired`: a row for each evaluation and
@@ -26,10 +34,13 @@ def compare(paths: Sequence[str | Path]) -> dict[str, Any]:
     Raises:
         PipelineError: A path holds nothing evaluated, or there is but one checkpoint.
     """
-    stages = [stage for path in paths for stage in _evaluated(Path(path))]
+    if evaluations is None:
+        stages = [stage for path in paths for stage in _evaluated(Path(path))]
+    else:
+        stages = [_ask(path, evaluations, Path(output)) for given in paths for path in checkpoints_in(given)]
     if len(stages) < 2:
         raise PipelineError(f"{len(stages)} evaluated checkpoint found; expected at least two to compare.")
-    labels = [str(stage.path) for stage in stages]
+    labels = [stage.name if evaluations is not None else str(stage.path) for stage in stages]
     names = list(dict.fromkeys(name for stage in stages for name in stage.evaluations))
     paired = []
     for label, stage in zip(labels[1:], stages[1:], strict=True):
@@ -68,6 +79,36 @@ def comparison_text(found: dict[str, Any]) -> str:
             ]
         )
     return "\n".join(lines)
+
+
+def checkpoints_in(path: str | Path) -> list[str]:
+    """The language models of a run's folder, in order; a checkpoint or a hub id is itself the only one."""
+    folder = Path(path)
+    if not folder.is_dir() or any((folder / name).is_file() for name in ("config.json", MANIFEST)):
+        return [str(path)]
+    return [
+        str(stage.path)
+        for stage in read_run(folder).models
+        if (stage.path / "config.json").is_file() and stage.kind != "reward"
+    ]
+
+
+def _ask(path: str, evaluations: str | Path, output: Path) -> Stage:
+    """Evaluate a checkpoint as far as it is not yet, and read the results."""
+    from pipeline.evaluation.evaluate import evaluate_checkpoint
+    from pipeline.recipe import read_yaml
+
+    ours = (Path(path) / MANIFEST).is_file()
+    directory = Path(path) if ours else output / re.sub(r"\W+", "-", path).strip("-")
+    asked = read_yaml(evaluations).get("evaluations")
+    if not asked:
+        raise PipelineError(
+            f"{evaluations}: no `evaluations` in it; expected a recipe such as recipes/demo/evaluate.yaml"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    evaluate_checkpoint(path, asked, directory=directory)
+    stage = read_stage(directory, [])
+    return dataclasses.replace(stage, name=path)
 
 
 def _evaluated(path: Path) -> list[Stage]:

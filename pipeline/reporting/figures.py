@@ -1,74 +1,44 @@
-"""Curves and intervals as SVG that stands inside the page: its colours are the page's, in light and in dark."""
+"""What a report draws: curves of a stage with all its seeds, a chapter's picture, bars."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.reporting.run_folder import Run, Stage
+from pipeline.reporting.chapters import Chapter
+from pipeline.reporting.drawing import INK, MARKERS, SERIES, Figure, drawn, thinned
+from pipeline.reporting.run_folder import Stage
 from pipeline.reporting.table import count, percent
 
-# Placeholders that matplotlib draws with, and the style sheet's names that replace them.
-_INK, _LINE = "#010203", "#040506"
-_SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005")
-_VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)"} | {
-    colour: f"var(--series-{i})" for i, colour in enumerate(_SERIES, start=1)
-}
-_WIDTH = 4.6  # inches; 331 units wide, so that a phone shows type at about its size
-_POINTS = 240  # points of a curve that are drawn; more are averaged
+_SPREAD = 30  # from this ratio of its ends on, an axis of numbers such as mentions is drawn in powers
 
 
-@dataclass(frozen=True)
-class Figure:
-    """An SVG element, and what someone reads who cannot see it."""
-
-    title: str
-    svg: str
-    alt: str
-
-
-def stage_figures(stage: Stage) -> list[Figure]:
-    """The curves of one training stage, as far as it logged them."""
-    drawn = [_loss(stage), _reward(stage)]
+def stage_figures(stage: Stage, others: Sequence[Stage] = ()) -> list[Figure]:
+    """The curves of one training stage, as far as it logged them; `others` are the same stage with other seeds."""
+    figures = [_loss(stage, others), _reward(stage, others)]
     if stage.series("reward")[1]:
-        drawn += [
-            _curve(stage, "completions/mean_length", "completion length", "tokens"),
-            _curve(stage, "entropy", "entropy of the policy", "nats per token"),
+        figures += [
+            _curve(stage, others, "completions/mean_length", "completion length", "tokens"),
+            _curve(stage, others, "entropy", "entropy of the policy", "nats per token"),
         ]
-    return [figure for figure in drawn if figure is not None]
+    return [figure for figure in figures if figure is not None]
 
 
-def evaluation_figure(run: Run, name: str) -> Figure | None:
-    """Each checkpoint's rate with its interval."""
-    having = [stage for stage in run.models if "rate" in (stage.evaluations.get(name) or {})]
-    if not having:
+def chapter_figure(chapter: Chapter, others: Mapping[str, Sequence[float]] | None = None) -> Figure | None:
+    """The picture of a chapter: lines where its series stand over numbers, else a row of dots for each name.
+
+    Args:
+        chapter: with series of equally long `x`, `y` and, where known, `low` and `high`.
+        others: values of other seeds by name of a row, drawn as hollow dots.
+    """
+    if not chapter.series:
         return None
-
-    def draw(axes: Any) -> None:
-        for row, stage in enumerate(having):
-            result, colour = stage.evaluations[name], _SERIES[0]
-            axes.plot([100 * result["low"], 100 * result["high"]], [row, row], color=colour, linewidth=5, alpha=0.35)
-            axes.plot([100 * result["rate"]], [row], "o", color=colour, markersize=6)
-            beside = 100 * result["high"] + 2 if result["high"] < 0.8 else 100 * result["low"] - 2
-            axes.text(
-                beside,
-                row,
-                percent(result["rate"]),
-                va="center",
-                ha="left" if result["high"] < 0.8 else "right",
-                color=_INK,
-            )
-        axes.set_yticks(range(len(having)), [stage.name for stage in having])
-        axes.set_ylim(len(having) - 0.5, -0.5)
-        axes.set_xlim(-1, 101)
-        axes.set_xlabel("% of questions")
-
-    parts = [f"{stage.name} {percent(stage.evaluations[name]['rate'])}" for stage in having]
-    alt = f"{name}: rate of right answers with 95 % intervals: {', '.join(parts)}"
-    return _figure(name, alt, draw, height=0.8 + 0.36 * len(having))
+    over_numbers = all(isinstance(x, int | float) for one in chapter.series for x in one["x"])
+    shares = all(
+        0 <= value <= 1 for one in chapter.series for key in ("y", "low", "high") for value in one.get(key, ())
+    )
+    drawing = _lines if over_numbers else _rows
+    return drawing(chapter, 100.0 if shares else 1.0, dict(others or {}))
 
 
 def bars(title: str, alt: str, labels: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> Figure:
@@ -76,21 +46,98 @@ def bars(title: str, alt: str, labels: Sequence[str], values: Sequence[float], t
 
     def draw(axes: Any) -> None:
         rows = range(len(values))
-        axes.barh(rows, values, color=_SERIES[0], alpha=0.75, height=0.7)
+        axes.barh(rows, values, color=SERIES[0], alpha=0.75, height=0.7)
         most = max(values) or 1
         for row, value, text in zip(rows, values, texts, strict=True):
-            axes.text(value + most / 60, row, text, va="center", color=_INK)
+            axes.text(value + most / 60, row, text, va="center", color=INK)
         axes.set_yticks(rows, labels)
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(0, 1.35 * most)
         axes.set_xticks([])
         axes.grid(False)
 
-    return _figure(title, alt, draw, height=0.4 + 0.3 * len(values))
+    return drawn(title, alt, draw, height=0.4 + 0.3 * len(values))
 
 
-def _loss(stage: Stage) -> Figure | None:
-    axis, label = _axis(stage)
+def _lines(chapter: Chapter, scale: float, others: Mapping[str, Sequence[float]]) -> Figure:
+    def draw(axes: Any) -> None:
+        places = sorted({x for one in chapter.series for x in one["x"]})
+        for i, one in enumerate(chapter.series):
+            colour, y = SERIES[i % len(SERIES)], [scale * value for value in one["y"]]
+            axes.plot(one["x"], y, color=colour, marker=MARKERS[i % len(MARKERS)], markersize=5, label=one["name"])
+            if one.get("low") and one.get("high"):
+                edges = ([scale * value for value in one[edge]] for edge in ("low", "high"))
+                axes.fill_between(one["x"], *edges, color=colour, alpha=0.14, linewidth=0)
+        if len(places) > 2 and places[0] >= 0 and places[-1] > _SPREAD * max(min(x for x in places if x > 0), 1):
+            import numpy as np
+
+            axes.set_xscale("function", functions=(np.log1p, np.expm1))  # keeps 0 mentions on the axis
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.minorticks_off()
+        axes.set_xlabel(chapter.x_label)
+        axes.set_ylabel(_unit(chapter.y_label, scale))
+        if scale == 100:
+            axes.set_ylim(-3, 103)
+        if len(chapter.series) > 1:
+            axes.figure.legend(loc="outside upper left", ncols=2, fontsize=10)
+
+    parts = [
+        f"{one['name']} from {_amount(one['y'][0], scale)} at {one['x'][0]:g} to {_amount(one['y'][-1], scale)} at "
+        f"{one['x'][-1]:g}"
+        for one in chapter.series
+    ]
+    alt = f"{chapter.title}: {chapter.y_label or 'values'} over {chapter.x_label or 'x'}: {'; '.join(parts)}"
+    return drawn(chapter.title, alt, draw, height=2.7 + 0.12 * len(chapter.series))
+
+
+def _rows(chapter: Chapter, scale: float, others: Mapping[str, Sequence[float]]) -> Figure:
+    rows = list(dict.fromkeys(str(x) for one in chapter.series for x in one["x"]))
+    several = len(chapter.series) > 1
+
+    def draw(axes: Any) -> None:
+        for i, one in enumerate(chapter.series):
+            colour, shift = SERIES[i % len(SERIES)], (i - (len(chapter.series) - 1) / 2) * 0.7 / len(chapter.series)
+            for j, (x, y) in enumerate(zip(one["x"], one["y"], strict=True)):
+                row, label = rows.index(str(x)) + shift, one["name"] if several and j == 0 else None
+                low, high = (one[edge][j] if one.get(edge) else y for edge in ("low", "high"))
+                axes.plot([scale * low, scale * high], [row, row], color=colour, linewidth=6, alpha=0.35)
+                for value in others.get(str(x), ()):
+                    axes.plot([scale * value], [row], "o", markersize=6, markerfacecolor="none", markeredgecolor=INK)
+                axes.plot([scale * y], [row], MARKERS[i % len(MARKERS)], color=colour, markersize=7, label=label)
+                if not several:
+                    left = scale == 100 and high > 0.8
+                    beside = scale * low - 3 if left else scale * high + (3 if scale == 100 else 0)
+                    axes.text(beside, row, _amount(y, scale), va="center", ha="right" if left else "left", color=INK)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        if scale == 100:
+            axes.set_xlim(-2, 102)
+        axes.set_xlabel(_unit(chapter.y_label, scale))
+        if several:
+            axes.figure.legend(loc="outside upper left", ncols=2, fontsize=10)
+
+    parts = [
+        f"{one['name'] + ': ' if several else ''}{x} {_amount(y, scale)}"
+        for one in chapter.series
+        for x, y in zip(one["x"], one["y"], strict=True)
+    ]
+    alt = f"{chapter.title}: {chapter.y_label or 'values'}, with intervals: {', '.join(parts)}"
+    seeds = max((len(values) for values in others.values()), default=0)
+    alt += f"; hollow: {seeds} other seeds" if seeds else ""
+    height = 0.75 + 0.42 * len(rows) * max(1, len(chapter.series) / 2) + 0.12 * len(chapter.series) * several
+    return drawn(chapter.title, alt, draw, height=height)
+
+
+def _unit(label: str, scale: float) -> str:
+    return (f"{label}, %" if label else "%") if scale == 100 else label
+
+
+def _amount(value: float, scale: float) -> str:
+    return percent(value) if scale == 100 else f"{value:.4g}"
+
+
+def _loss(stage: Stage, others: Sequence[Stage]) -> Figure | None:
+    axis, label = ("tokens", "tokens") if stage.series("tokens")[1] else ("step", "steps")
     steps, losses = stage.series("loss", axis)
     held_out = stage.series("eval_loss", axis)
     # A policy gradient's loss says nothing about progress: its reward is drawn instead.
@@ -98,9 +145,11 @@ def _loss(stage: Stage) -> Figure | None:
         return None
 
     def draw(axes: Any) -> None:
-        axes.plot(*thinned(steps, losses), color=_SERIES[0], label="training")
+        _seeds(axes, others, "loss", axis)
+        axes.plot(*thinned(steps, losses), color=SERIES[0], label="training")
         if held_out[1]:
-            axes.plot(*thinned(*held_out), "o-", color=_SERIES[1], markersize=3, label="validation")
+            axes.plot(*thinned(*held_out), "o-", color=SERIES[1], markersize=3, label="validation")
+        if held_out[1] or others:
             axes.legend()
         axes.set_xlabel(label)
         axes.set_ylabel("nats per token")
@@ -112,10 +161,10 @@ def _loss(stage: Stage) -> Figure | None:
         alt += f"; validation {held_out[1][-1]:.3f} at the end"
         bits = stage.last("eval_bits_per_byte")
         alt += "" if bits is None else f", {bits:.3f} bits per byte"
-    return _figure("loss", alt, draw)
+    return drawn("loss", alt + _seeds_told(others), draw)
 
 
-def _reward(stage: Stage) -> Figure | None:
+def _reward(stage: Stage, others: Sequence[Stage]) -> Figure | None:
     steps, rewards = stage.series("reward")
     if not rewards:
         return None
@@ -126,9 +175,10 @@ def _reward(stage: Stage) -> Figure | None:
     }
 
     def draw(axes: Any) -> None:
-        axes.plot(steps, rewards, color=_SERIES[0], linewidth=0.8, alpha=0.4)
-        axes.plot(*thinned(steps, rewards, points=20), color=_SERIES[0], linewidth=2, label="reward, all weighted")
-        for colour, (name, series) in zip(_SERIES[1:], parts.items(), strict=False):
+        _seeds(axes, others, "reward", "step")
+        axes.plot(steps, rewards, color=SERIES[0], linewidth=0.8, alpha=0.4)
+        axes.plot(*thinned(steps, rewards, points=20), color=SERIES[0], linewidth=2, label="reward, all weighted")
+        for colour, (name, series) in zip(SERIES[1:], parts.items(), strict=False):
             axes.plot(*thinned(*series, points=20), color=colour, label=name)
         axes.set_xlabel("step")
         axes.set_ylabel("mean reward")
@@ -136,96 +186,38 @@ def _reward(stage: Stage) -> Figure | None:
 
     first, last = (sum(part) / len(part) for part in (rewards[:5], rewards[-5:]))
     alt = f"reward of {stage.name}: mean {first:.3f} over the first five logged steps, {last:.3f} over the last five"
-    return _figure("reward", alt, draw)
+    return drawn("reward", alt + _seeds_told(others), draw)
 
 
-def _curve(stage: Stage, key: str, title: str, unit: str) -> Figure | None:
+def _curve(stage: Stage, others: Sequence[Stage], key: str, title: str, unit: str) -> Figure | None:
     steps, values = stage.series(key)
     if not values:
         return None
 
     def draw(axes: Any) -> None:
-        axes.plot(steps, values, color=_SERIES[0], linewidth=0.8, alpha=0.4)
-        axes.plot(*thinned(steps, values, points=20), color=_SERIES[0], linewidth=2)
+        _seeds(axes, others, key, "step")
+        axes.plot(steps, values, color=SERIES[0], linewidth=0.8, alpha=0.4)
+        axes.plot(*thinned(steps, values, points=20), color=SERIES[0], linewidth=2)
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
 
-    return _figure(title, f"{title} of {stage.name}: from {values[0]:.3g} to {values[-1]:.3g} {unit}", draw)
+    alt = f"{title} of {stage.name}: from {values[0]:.3g} to {values[-1]:.3g} {unit}"
+    return drawn(title, alt + _seeds_told(others), draw)
 
 
-def _axis(stage: Stage) -> tuple[str, str]:
-    return ("tokens", "tokens") if stage.series("tokens")[1] else ("step", "steps")
+def _seeds(axes: Any, others: Sequence[Stage], key: str, against: str) -> None:
+    """The same curve with other seeds, behind everything else."""
+    for i, other in enumerate(others):
+        axes.plot(
+            *thinned(*other.series(key, against), points=40),
+            color=INK,
+            linewidth=0.9,
+            alpha=0.45,
+            linestyle="--",
+            label="other seeds" if i == 0 else None,
+        )
 
 
-def thinned(x: Sequence[float], y: Sequence[float], points: int = _POINTS) -> tuple[list[float], list[float]]:
-    """At most `points` points: means over runs of neighbours of (nearly) equal length, the ends kept in place."""
-    if len(x) <= points:
-        return list(x), list(y)
-    edges = [round(i * len(x) / points) for i in range(points + 1)]
-    runs = list(zip(edges, edges[1:], strict=False))
-    means = [[sum(values[a:b]) / (b - a) for a, b in runs] for values in (x, y)]
-    means[0][0], means[0][-1] = x[0], x[-1]
-    return means[0], means[1]
-
-
-def _figure(title: str, alt: str, draw: Callable[[Any], None], height: float = 2.9) -> Figure:
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
-    from matplotlib.ticker import EngFormatter
-
-    style: Any = {
-        "svg.fonttype": "none",  # text stays text: it is found, read aloud, and set in the page's font
-        "svg.hashsalt": title,
-        "font.size": 11,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _LINE,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "axes.grid": True,
-        "grid.color": _LINE,
-        "grid.linewidth": 0.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-        "lines.linewidth": 1.6,
-    }
-    with matplotlib.rc_context(style):
-        canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
-        axes = canvas.add_subplot()
-        draw(axes)
-        if axes.get_xlabel() == "tokens":
-            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        buffer = io.StringIO()
-        canvas.savefig(buffer, format="svg")
-    return Figure(title, _inline(buffer.getvalue(), title, alt), alt)
-
-
-def _inline(svg: str, title: str, alt: str) -> str:
-    """The SVG element alone: no prolog, no metadata, no size of its own, ids that no other figure of the page has."""
-    from html import escape
-
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    # Ids have to be unique in a page; the alternative text says which figure this is.
-    prefix = re.sub(r"\W+", "-", f"{title}-{abs(hash_of(alt)):x}")
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}-")
-    for placeholder, variable in _VARIABLES.items():
-        svg = svg.replace(placeholder, variable)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt, quote=True)}"', 1)
-
-
-def hash_of(text: str) -> int:
-    """A short hash that is the same in every process."""
-    import zlib
-
-    return zlib.crc32(text.encode())
+def _seeds_told(others: Sequence[Stage]) -> str:
+    return f"; with {len(others)} other seed{'s' if len(others) > 1 else ''}" if others else ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.reporting.figures import Figure, bars
+from pipeline.reporting.drawing import Figure
+from pipeline.reporting.figures import bars
+from pipeline.reporting.render import render
 from pipeline.reporting.table import count
 
 Step = dict[str, Any]
@@ -36,7 +38,4 @@ def funnel_page(name: str, steps: list[Step]) -> str:
         name: of the corpus.
         steps: `removed.json`.
     """
-    from pipeline.reporting.page import TEMPLATES, render
-
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return render("removed.html.jinja", name=name, steps=steps, figures=funnel_figures(name, steps), style=style)
+    return render("removed.html.jinja", name=name, steps=steps, figures=funnel_figures(name, steps))

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, dump, manifest_hash, now, write_atomically
+from pipeline.recipe.parse import BESIDE_THE_RESULT
 from pipeline.reporting.card import model_card, owns_card
+from pipeline.reporting.chapters import Chapter, evaluation_chapters, read_chapters
 from pipeline.reporting.claims import claims
-from pipeline.reporting.figures import evaluation_figure, stage_figures
+from pipeline.reporting.figures import chapter_figure, stage_figures
 from pipeline.reporting.funnel import funnel_figures
+from pipeline.reporting.lineage import ancestry, lineage_svg
+from pipeline.reporting.render import render
+from pipeline.reporting.resources import differences, predictions, resources
 from pipeline.reporting.run_folder import Row, Run, Stage, read_run
-from pipeline.reporting.table import count, duration, percent, result_text, statements
+from pipeline.reporting.tokens_page import token_samples
 
-TEMPLATES = Path(__file__).parent / "templates"
-ANSWERS_SHOWN = 3
 SAMPLES_SHOWN = 5
-CHARACTERS_SHOWN = 700
 
 _TRACKED = ("loss", "eval_loss", "eval_bits_per_byte", "reward")
 
 
-def report(folder: str | Path, output: str | Path | None = None) -> Path:
+def report(
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    seeds: Sequence[str | Path] | None = None,
+    price_per_hour: float | None = None,
+    currency: str | None = None,
+    license: str | None = None,
+) -> Path:
     """Write `index.html`, `report.md` and `report.json` about a run, and a model card into each of its checkpoints.
 
     What is missing from the run is named in the report, and the rest is reported.
@@ -31,6 +44,12 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
     Args:
         folder: a run's folder, such as `runs/demo`.
         output: where to; by default `report` in the run's folder.
+        seeds: folders of the same run with other seeds; by default those beside it that are named after it, as
+            `runs/demo-2`.
+        price_per_hour: of the machine that the stages ran on, for what each of them cost; by default as in the report that
+            is there already.
+        currency: of that price, by default USD.
+        license: of the checkpoints, for their cards.
 
     Returns:
         The path of the page.
@@ -41,65 +60,85 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
     run = read_run(folder)
     output = Path(output) if output is not None else run.path / "report"
     output.mkdir(parents=True, exist_ok=True)
-    figures = as_json(run)
-    write_atomically(output / "report.json", dump(figures))
-    context = {"run": run, "report": figures, "statements": figures["statements"], "models": run.models}
+    others = same_with_other_seeds(run, seeds)
+    chapters, evaluations = read_chapters(run), evaluation_chapters(run)
+    evaluations = [one for one in evaluations if one.name not in {chapter.name for chapter in chapters}]
+    price = {"per_hour": price_per_hour, "currency": currency or "USD"} if price_per_hour is not None else None
+    found = as_json(run, [*chapters, *evaluations], others, price or _last_price(output / "report.json"))
+    write_atomically(output / "report.json", dump(found))
+    context = {"run": run, "report": found, "models": run.models, "chapters": chapters, "evaluations": evaluations}
     page = render(
         "page.html.jinja",
         **context,
-        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
-        evaluations=[(name, evaluation_figure(run, name)) for name in run.evaluation_names],
+        pictures={chapter.name: chapter_figure(chapter) for chapter in chapters}
+        | {one.name: chapter_figure(one, _of_seeds(one, others)) for one in evaluations},
+        lineage=lineage_svg(run),
         funnels={stage.name: funnel_figures(stage.name, stage.removed) for stage in run.stages},
+        tokenizers=[(stage, token_samples(stage, run)) for stage in run.stages if stage.kind == "tokenizer"],
         pages={stage.name: link for stage in run.stages if (link := _tokenizer_page(stage, output))},
-        curves=[(stage, drawn) for stage in run.stages if (drawn := stage_figures(stage))],
+        curves=[(stage, drawn) for stage in run.stages if (drawn := stage_figures(stage, others.get(stage.name, ())))],
         samples=[(stage, sample_table(stage)) for stage in run.stages if stage.samples],
-        answers=[(name, chosen) for name in run.evaluation_names if (chosen := side_by_side(run, name))],
     )
     write_atomically(output / "index.html", page)
     write_atomically(output / "report.md", render("report.md.jinja", **context))
-    for stage in run.models:
-        if stage.complete and owns_card(stage.path):
-            write_atomically(stage.path / "README.md", model_card(stage.path))
+    for stage in run.stages:
+        if stage.complete and (stage.is_model or stage.kind == "tokenizer") and owns_card(stage.path):
+            write_atomically(stage.path / "README.md", model_card(stage.path, license=license))
     return output / "index.html"
 
 
-def _tokenizer_page(stage: Stage, output: Path) -> str | None:
-    """Link from the report to the tokenizer's own page, where there is one."""
-    page = stage.path / "evaluation" / "tokenizer.html"
-    return Path(os.path.relpath(page, output)).as_posix() if page.is_file() else None
+def same_with_other_seeds(run: Run, folders: Sequence[str | Path] | None = None) -> dict[str, list[Stage]]:
+    """For each stage the same one of other runs: the same recipe but for seed and folder. What is another is said."""
+    given = folders is not None
+    if folders is None:
+        whole = run.path.resolve()
+        name = re.escape(re.sub(r"-\d+$", "", whole.name))
+        beside = (path for path in sorted(whole.parent.iterdir()) if path.is_dir() and path != whole)
+        folders = [path for path in beside if re.fullmatch(rf"{name}(-\d+)?", path.name)]
+    found: dict[str, list[Stage]] = {}
+    for folder in folders:
+        try:
+            other = read_run(folder)
+        except PipelineError as error:
+            run.missing += [f"seeds: {error}"] if given else []
+            continue
+        by_name = {stage.name: stage for stage in other.stages}
+        for stage in run.stages:
+            twin = by_name.get(stage.name)
+            if twin is None or not twin.complete or not stage.metrics:
+                continue
+            if _recipe(twin) != _recipe(stage):
+                run.missing.append(f"{twin.path}: another recipe than {stage.name}, so no other seed of it")
+            elif twin.manifest.get("seed") != stage.manifest.get("seed"):
+                found.setdefault(stage.name, []).append(twin)
+    return found
 
 
-def as_json(run: Run) -> dict[str, Any]:
-    """Every figure of the report: {"run", "seconds", "stages": {NAME: {...}}, "statements", "missing"}."""
+def as_json(
+    run: Run,
+    chapters: Sequence[Chapter],
+    others: dict[str, list[Stage]],
+    price: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Every figure of the report."""
     return {
-        "run": run.path.name,
+        "run": run.path.resolve().name,
         "generated": now(),
+        "number_of_stages": len(run.stages),
         "seconds": round(run.seconds, 2),
+        "chapters": {chapter.name: chapter.figures for chapter in chapters},
         "stages": {stage.name: _stage_json(stage) for stage in run.stages},
-        "statements": statements(run) + claims(run),
+        "seeds": {
+            name: {str(twin.path): {"seed": twin.manifest.get("seed"), **_results(twin)} for twin in twins}
+            for name, twins in others.items()
+        },
+        "resources": resources(run, price["per_hour"] if price else None),
+        "price": price,
+        "predictions": predictions(run),
+        "differences": differences(run),
+        "ancestry": ancestry(run),
+        "claims": claims(run),
         "missing": run.missing,
-    }
-
-
-def _stage_json(stage: Stage) -> dict[str, Any]:
-    manifest = stage.manifest
-    names = ("kind", "status", "seed", "steps", "tokens_per_second", "flops", "world_size", "git_commit", "started")
-    tracked = {}
-    for key in _TRACKED:
-        _, values = stage.series(key)
-        if values:
-            tracked[key] = {"first": values[0], "last": values[-1], "logged": len(values)}
-    return {
-        "evaluations": stage.evaluations,
-        "seconds": stage.seconds,
-        "tokens": stage.tokens,
-        **{name: manifest[name] for name in names if manifest.get(name) is not None},
-        "parents": [Path(parent["path"]).name for parent in manifest.get("parents", [])],
-        "data": [source["path"] for source in manifest.get("data", [])],
-        "manifest_hash": manifest_hash(stage.path) if (stage.path / MANIFEST).is_file() else None,
-        "metrics": manifest.get("metrics", {}),
-        "curves": tracked,
-        "removed": [{key: value for key, value in step.items() if key != "sample"} for step in stage.removed],
     }
 
 
@@ -111,37 +150,6 @@ def sample_table(stage: Stage) -> list[tuple[str, list[Row]]]:
     return [(prompt, spread(rows, SAMPLES_SHOWN)) for prompt, rows in by_prompt.items()]
 
 
-def side_by_side(run: Run, name: str) -> list[dict[str, Any]]:
-    """A few questions of an evaluation with each checkpoint's answer: those first on which checkpoints differ."""
-    answers = {
-        stage.name: {_key(row): shown for row in stage.answers(name) if (shown := _shown(row))} for stage in run.models
-    }
-    answers = {stage: rows for stage, rows in answers.items() if rows}
-    if not answers:
-        return []
-    asked = list(next(iter(answers.values())))
-    together = [key for key in asked if all(key in rows for rows in answers.values())]
-
-    def verdicts(key: str) -> int:
-        return len({bool(rows[key].get("correct")) for rows in answers.values()})
-
-    chosen = sorted(together, key=lambda key: -verdicts(key))[:ANSWERS_SHOWN]
-    return [
-        {
-            "prompt": _text(next(iter(answers.values()))[key].get("prompt")),
-            "answer": _text(next(iter(answers.values()))[key].get("answer")),
-            "given": [(stage, rows[key]) for stage, rows in answers.items()],
-        }
-        for key in chosen
-    ]
-
-
-def _shown(row: Row) -> Row | None:
-    """An answer as the page shows it: of several samples the first; None where nothing was said, only weighed."""
-    row = row | row["samples"][0] if row.get("samples") else row
-    return {"ended": True, **row} if "completion" in row else None
-
-
 def spread(rows: list[Row], limit: int) -> list[Row]:
     """At most `limit` rows, evenly spread, the first and the last among them."""
     if len(rows) <= limit:
@@ -149,54 +157,62 @@ def spread(rows: list[Row], limit: int) -> list[Row]:
     return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def _key(row: Row) -> str:
-    return json.dumps(row.get("prompt"), sort_keys=True)
-
-
-def _text(value: Any) -> str:
-    """A prompt or an answer for reading: text as it is, messages as their contents, several answers with "or"."""
-    if isinstance(value, list):
-        turns = [str(part["content"]) if isinstance(part, dict) and "content" in part else None for part in value]
-        return "\n".join(turn for turn in turns if turn) if any(turns) else " or ".join(str(part) for part in value)
-    return str(value)
-
-
-def _shortened(text: Any, limit: int = CHARACTERS_SHOWN) -> str:
-    text = str(text)
-    return text if len(text) <= limit else text[:limit].rstrip() + " …"
-
-
-def _cell(text: Any) -> str:
-    """Text that cannot break a Markdown table."""
-    return " ".join(str(text).replace("|", "\\|").split())
-
-
-def _breakable(name: str) -> Any:
-    """A name that a narrow table may break after its underscores."""
-    from markupsafe import Markup, escape
-
-    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
-
-
-def render(template: str, **context: Any) -> str:
-    """A template of this folder, filled in; HTML is escaped, and a name that is missing is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=template.endswith(".html.jinja"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "duration": duration,
-        "count": count,
-        "result": result_text,
-        "shortened": _shortened,
-        "cell": _cell,
-        "breakable": _breakable,
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    manifest = stage.manifest
+    names = ("kind", "status", "seed", "steps", "tokens_per_second", "flops", "world_size", "git_commit", "started")
+    curves = {}
+    for key in _TRACKED:
+        _, values = stage.series(key)
+        if values:
+            curves[key] = {"first": values[0], "last": values[-1], "logged": len(values)}
+            curves[key] |= {"start": sum(values[:5]) / len(values[:5]), "end": sum(values[-5:]) / len(values[-5:])}
+    return {
+        "evaluations": stage.evaluations,
+        "seconds": stage.seconds,
+        "tokens": stage.tokens,
+        **{name: manifest[name] for name in names if manifest.get(name) is not None},
+        "parents": [Path(parent["path"]).name for parent in manifest.get("parents", [])],
+        "data": [source["path"] for source in manifest.get("data", [])],
+        "manifest_hash": manifest_hash(stage.path) if (stage.path / MANIFEST).is_file() else None,
+        "metrics": manifest.get("metrics", {}),
+        "curves": curves,
+        "removed": [{key: value for key, value in step.items() if key != "sample"} for step in stage.removed],
     }
-    return environment.get_template(template).render(**context)
+
+
+def _results(stage: Stage) -> dict[str, Any]:
+    last = {key: values[-1] for key in _TRACKED if (values := stage.series(key)[1])}
+    return {"evaluations": stage.evaluations, "last": last}
+
+
+def _recipe(stage: Stage) -> str:
+    """The recipe of a stage as far as its result depends on it, without its seed and the run's folder."""
+    recipe = stage.manifest.get("recipe", {})
+    folder = str(Path(recipe.get("output_dir", "")).parent)
+    kept = {key: value for key, value in recipe.items() if key not in BESIDE_THE_RESULT and key != "seed"}
+    return json.dumps(kept, sort_keys=True).replace(f'"{folder}/', '"')
+
+
+def _of_seeds(chapter: Chapter, others: dict[str, list[Stage]]) -> dict[str, list[float]]:
+    """What other seeds reached in an evaluation, by stage."""
+    found = {
+        name: [
+            twin.evaluations[chapter.name]["rate"] for twin in twins if "rate" in twin.evaluations.get(chapter.name, {})
+        ]
+        for name, twins in others.items()
+    }
+    return {name: rates for name, rates in found.items() if rates}
+
+
+def _last_price(path: Path) -> dict[str, Any] | None:
+    """What the report that is there already was written with."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("price")
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def _tokenizer_page(stage: Stage, output: Path) -> str | None:
+    """Link from the report to the tokenizer's own page, where there is one."""
+    page = stage.path / "evaluation" / "tokenizer.html"
+    return Path(os.path.relpath(page, output)).as_posix() if page.is_file() else None

@@ -15,7 +15,7 @@ from pipeline.recipe.controls import control_of
 
 MODEL_KINDS = ("base", "chat", "reasoning", "aligned", "imported", "reward")
 
-_MOVED_ASIDE = re.compile(r"\.old-\d{8}-\d{6}")
+MOVED_ASIDE = re.compile(r"\.old-\d{8}-\d{6}")
 _FILES = (MANIFEST, "metrics.jsonl", "samples.jsonl", "evaluation.json", "removed.json")
 
 Row = dict[str, Any]
@@ -113,7 +113,7 @@ def read_run(folder: str | Path) -> Run:
     stages = [
         read_stage(path, missing)
         for path in sorted(folder.iterdir())
-        if path.is_dir() and not _MOVED_ASIDE.search(path.name) and any((path / name).is_file() for name in _FILES)
+        if path.is_dir() and not MOVED_ASIDE.search(path.name) and any((path / name).is_file() for name in _FILES)
     ]
     if not stages:
         raise PipelineError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.reporting.run_folder import Run, read_run
+from pipeline.reporting.run_folder import read_run
 
 
 def summary_table(folder: str | Path) -> str:
@@ -44,7 +44,8 @@ def result_text(result: dict[str, Any] | None) -> str:
         return "–"
     if "rate" in result:
         return f"{percent(result['rate'])} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
-    interval = f" [{result['low']:.4g}, {result['high']:.4g}]" if "low" in result and "high" in result else ""
+    drawn = result.get("low", 0) < result.get("high", 0)  # what was counted, not drawn, has no interval
+    interval = f" [{result['low']:.4g}, {result['high']:.4g}]" if drawn else ""
     return f"{result['value']:.4g}{interval}" if "value" in result else "–"
 
 
@@ -73,28 +74,3 @@ def count(number: float | None) -> str:
             digits = number / size
             return f"{digits:.2f} {unit}" if digits < 10 else f"{digits:.1f} {unit}"
     return f"{number:.0f}"
-
-
-def statements(run: Run) -> list[str]:
-    """A sentence an evaluation: each checkpoint's rate, and whether it differs from the one before.
-
-    Two 95 % intervals that do not overlap are a careful sign of a difference; where they overlap nothing is claimed.
-    """
-    sentences = []
-    for name in run.evaluation_names:
-        models = [stage for stage in run.models if not stage.control]
-        having = [stage for stage in models if "rate" in (stage.evaluations.get(name) or {})]
-        parts = [f"{percent(stage.evaluations[name]['rate'])} after {stage.name}" for stage in having]
-        for i, (before, after) in enumerate(zip(having, having[1:], strict=False), start=1):
-            parts[i] += ", " + _comparison(before.evaluations[name], after.evaluations[name])
-        if parts:
-            sentences.append(f"{name}: {'; '.join(parts)}.")
-    return sentences
-
-
-def _comparison(old: dict[str, Any], new: dict[str, Any]) -> str:
-    if new["low"] > old["high"]:
-        return "higher (intervals apart)"
-    if new["high"] < old["low"]:
-        return "lower (intervals apart)"
-    return f"too close to tell with {new['n']} questions"

@@ -19,6 +19,16 @@ class Arguments:
         default=None, metadata={"help": "receives index.html, report.md and report.json; by default RUN/report"}
     )
 
+    seeds: list[str] | None = field(
+        default=None,
+        metadata={"help": "folders of the same run with other seeds; by default those named RUN-NUMBER beside it"},
+    )
+    price_per_hour: float | None = field(
+        default=None, metadata={"help": "of the machine that the stages ran on, for their cost", "range": (0, None)}
+    )
+    currency: str | None = field(default=None, metadata={"help": "of the price, by default USD"})
+    license: str | None = field(default=None, metadata={"help": "of the checkpoints, for their model cards"})
+
     def __post_init__(self) -> None:
         self.output_dir = self.output_dir or str(Path(self.run) / "report")
 
@@ -30,8 +40,13 @@ INPUTS: dict[str, tuple[str, ...]] = {"run": ()}
 
 def check(recipe: Recipe) -> list[str]:
     """A run that is not there and that no stage will write."""
-    run = recipe.arguments.run
-    return [] if recipe.exists(run) else [f"run: {run} does not exist; expected a run's folder, such as runs/demo"]
+    given = {"run": [recipe.arguments.run], "seeds": recipe.arguments.seeds or []}
+    return [
+        f"{key}: {path} does not exist; expected a run's folder, such as runs/demo"
+        for key, paths in given.items()
+        for path in paths
+        if not recipe.exists(path)
+    ]
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -43,4 +58,13 @@ def run(recipe: Recipe) -> None:
     """Write the report; one that is there is written again."""
     from pipeline.reporting import report
 
-    print(f"report: {report(recipe.arguments.run, recipe.arguments.output_dir)}", flush=True)
+    arguments: Arguments = recipe.arguments
+    page = report(
+        arguments.run,
+        arguments.output_dir,
+        seeds=arguments.seeds,
+        price_per_hour=arguments.price_per_hour,
+        currency=arguments.currency,
+        license=arguments.license,
+    )
+    print(f"report: {page}", flush=True)

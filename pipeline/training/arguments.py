@@ -53,8 +53,9 @@ def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) 
     """Complaints about paths and sources that are missing; nothing is opened."""
     from pipeline.checkpoint import looks_like_a_path
     from pipeline.recipe.parents import named
+    from pipeline.training.tracking import check_trackers
 
-    complaints = []
+    complaints = check_trackers(recipe)
     for key in inputs:
         for value in named(recipe, key) if key != "datasets" else ():
             if looks_like_a_path(value) and not recipe.exists(value):

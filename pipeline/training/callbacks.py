@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,7 @@ class MetricsFile(TrainerCallback):
         self._last = (0.0, 0)
         self.totals: dict[str, float] = {"seconds": 0.0, "tokens": 0.0, "flops": 0.0}
         self.last_logs: dict[str, float] = {}
+        self.speed: float | None = None  # tokens a second, of the last logged stretch
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -71,7 +73,7 @@ class MetricsFile(TrainerCallback):
         if "loss" in logs:
             elapsed, trained = seconds - self._last[0], tokens - self._last[1]
             if trained > 0 and elapsed > 0:
-                line["tokens_per_second"] = round(trained / elapsed, 1)
+                line["tokens_per_second"] = self.speed = round(trained / elapsed, 1)
                 if self._peak:
                     line["mfu"] = round(trained / elapsed * self._flops_per_token / self._peak, 4)
             self._last = (seconds, tokens)
@@ -88,7 +90,11 @@ class MetricsFile(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """One line that a person can read: rewritten in place on a terminal, a line every few seconds in a file."""
+    """One calm line a stage: rewritten in place on a terminal, printed anew every few seconds into a file.
+
+    It shows the step, loss or reward, what else a stage logs of `_SHOWN`, tokens a second and the time left. Alerts and
+    whatever else is `announce`d stand on lines of their own above it.
+    """
 
     def __init__(self, stage: str, metrics: MetricsFile, stream: TextIO | None = None, seconds_between: float = 10.0):
         self._stage = stage
@@ -102,7 +108,7 @@ class Progress(TrainerCallback):
     ) -> None:
         self._start, self._first = time.monotonic(), state.global_step
         if state.global_step and state.is_world_process_zero:
-            print(f"{self._stage}  goes on from step {state.global_step} of {state.max_steps}", file=self._stream)
+            announce(f"{self._stage}  goes on from step {state.global_step} of {state.max_steps}", self._stream)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
@@ -113,24 +119,42 @@ class Progress(TrainerCallback):
         done = state.global_step - self._first
         left = (now - self._start) / max(done, 1) * (state.max_steps - state.global_step)
         logs = self._metrics.last_logs
-        shown = [f"{name} {logs[key]:.4g}" for name, key in self._shown() if key in logs]
-        line = f"{self._stage}  step {state.global_step}/{state.max_steps}  {'  '.join(shown)}  {_clock(left)} left"
-        if self._stream.isatty():
-            self._stream.write(f"\r\x1b[2K{line}" + ("\n" if last else ""))
+        facts = [f"step {state.global_step}/{state.max_steps}"]
+        facts += [
+            f"{name} {logs[key]:.4g}"
+            for name, key in _SHOWN
+            if key in logs and (key, "reward" in logs) != ("loss", True)
+        ]
+        if self._metrics.speed:
+            facts.append(f"{self._metrics.speed:,.0f} tokens/s")
+        facts.append(f"{_clock(left)} left")
+        if not self._stream.isatty():
+            self._stream.write("  ".join([self._stage, *facts]) + "\n")
         else:
-            self._stream.write(line + "\n")
+            full = round(_BAR * state.global_step / max(state.max_steps, 1))
+            line = "  ".join([self._stage, "━" * full + "─" * (_BAR - full), *facts])
+            # A line that wraps cannot be rewritten in place.
+            line = line[: shutil.get_terminal_size().columns - 1]
+            self._stream.write(f"\r\x1b[2K{line}" + ("\n" if last else ""))
         self._stream.flush()
 
-    @staticmethod
-    def _shown() -> tuple[tuple[str, str], ...]:
-        return (
-            ("loss", "loss"),
-            ("reward", "reward"),
-            ("length", "completions/mean_length"),
-            ("in band", "difficulty/in_band"),
-            ("accuracy", "mean_token_accuracy"),
-            ("lr", "learning_rate"),
-        )
+
+_BAR = 20
+_SHOWN = (
+    ("loss", "loss"),  # a policy gradient's says nothing about progress: with a reward it is left out
+    ("reward", "reward"),
+    ("length", "completions/mean_length"),
+    ("in band", "difficulty/in_band"),
+    ("accuracy", "mean_token_accuracy"),
+    ("lr", "learning_rate"),
+)
+
+
+def announce(text: str, stream: TextIO | None = None) -> None:
+    """A line of its own; on a terminal it takes the place of the progress line, which comes again below it."""
+    stream = stream or sys.stdout
+    stream.write(("\r\x1b[2K" if stream.isatty() else "") + text + "\n")
+    stream.flush()
 
 
 class StopOnNonFinite(TrainerCallback):
@@ -222,7 +246,7 @@ class Rails(TrainerCallback):
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(alert, default=str) + "\n")
-            print(f"\nalert: {describe(alert)}", flush=True)
+            announce(f"alert: {describe(alert)}")
         if self.action != "warn":
             self.tripped = alert
             control.should_save = self.action == "stop"

@@ -77,3 +77,12 @@ def flops_per_token(model: Any, context: int) -> float:
         parameters -= size_of([model.get_input_embeddings().weight])
     attention = 12 * getattr(config, "num_hidden_layers", 0) * getattr(config, "hidden_size", 0) * context
     return float(6 * parameters + attention)
+
+
+def peak_memory() -> int:
+    """The most bytes that this process held so far: of the GPU where there is one, else of the machine's memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

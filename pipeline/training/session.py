@@ -15,10 +15,11 @@ from pipeline.checkpoint import StageDirectory
 from pipeline.errors import PipelineError
 from pipeline.training import distributed
 from pipeline.training.callbacks import MetricsFile, Progress, Rails, StopOnNonFinite, quiet
-from pipeline.training.device import training_defaults
+from pipeline.training.device import peak_memory, training_defaults
 from pipeline.training.models import check_reload, is_classifier, merge_adapter, probe_logits
 from pipeline.training.rails import stopped_by
 from pipeline.training.resume import newest_checkpoint
+from pipeline.training.tracking import tracking_defaults
 
 
 def config(recipe: Any, config_type: type, directory: StageDirectory, **defaults: Any) -> Any:
@@ -29,6 +30,7 @@ def config(recipe: Any, config_type: type, directory: StageDirectory, **defaults
     """
     quiet_libraries()
     common = {"save_total_limit": 2, "logging_first_step": True, "report_to": "none", **training_defaults()}
+    common |= tracking_defaults(recipe, directory.path)
     values = recipe.config_values(config_type, **common, **defaults)
     fixed = {
         "output_dir": str(directory.checkpoints),
@@ -126,6 +128,7 @@ def train(
         tokens=int(totals["tokens"]),
         tokens_per_second=round(totals["tokens"] / totals["seconds"], 1) if totals["seconds"] else None,
         flops=totals["flops"],
+        peak_memory=peak_memory(),
         world_size=world_size,
         **facts,
     )

@@ -1,0 +1,217 @@
+"""Which checkpoint a judge prefers: every pair on the same prompts, and from that a rating of each with its interval."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.alignment.judge import as_messages, find_judge, judged, read_prompts
+from pipeline.errors import PipelineError
+from pipeline.evaluation.generation import generate, render_prompt
+from pipeline.evaluation.loading import load_checkpoint
+from pipeline.manifest import dump, read_manifest, write_atomically
+
+Verdict = Callable[[list[Any], list[str], list[str]], list[int]]
+
+MEAN = 1000.0
+_POINTS = 400 / np.log(10)  # the scale of Elo: 400 points are odds of ten to one
+_DRAWS = 1_000
+
+
+def leaderboard(
+    checkpoints: Sequence[str | Path],
+    prompts: str,
+    judge: str,
+    *,
+    limit: int = 200,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    seed: int = 42,
+    output: str | Path | None = None,
+) -> dict[str, Any]:
+    """One answer of each checkpoint to each prompt, judged in pairs.
+
+    Args:
+        checkpoints: stage directories, Hugging Face directories or hub ids.
+        prompts: JSONL file of rows with `prompt`.
+        judge: what `verdict_of` takes.
+        limit: of the prompts, so many from the first on.
+        output: receives `leaderboard.json`, and every answer with its verdicts in `leaderboard.jsonl`.
+
+    Returns:
+        `ratings`: {CHECKPOINT: {value, low, high}}, best first, their mean being 1000; `pairs`: for each two of them `wins`,
+        `ties` and `losses` of the first.
+
+    Raises:
+        PipelineError: fewer than two checkpoints, no such judge, no prompts.
+    """
+    names = [str(checkpoint) for checkpoint in checkpoints]
+    if len(set(names)) < 2:
+        raise PipelineError(f"{len(set(names))} checkpoint given: a judge needs two different ones at least.")
+    verdict, asked = verdict_of(judge), read_prompts(prompts, limit)
+    answers = {}
+    for name in names:
+        loaded = load_checkpoint(name)
+        rendered = [render_prompt(loaded.tokenizer, prompt, chat=loaded.chat) for prompt in asked]
+        completions = generate(
+            loaded.model, loaded.tokenizer, rendered, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+        answers[name] = [completion.text for completion in completions]
+    pairs = {
+        (i, j): verdict(asked, answers[names[i]], answers[names[j]])
+        for i, j in itertools.combinations(range(len(names)), 2)
+    }
+    found = ratings(len(names), pairs)
+    order = sorted(range(len(names)), key=lambda i: -found[i]["value"])
+    result = {
+        "judge": judge,
+        "prompts": len(asked),
+        "ratings": {names[i]: found[i] for i in order},
+        "pairs": [
+            {"first": names[i], "second": names[j]}
+            | {word: verdicts.count(value) for word, value in (("wins", 1), ("ties", 0), ("losses", -1))}
+            for (i, j), verdicts in pairs.items()
+        ],
+    }
+    if output is not None:
+        _keep(Path(output), result, asked, answers, {(names[i], names[j]): found for (i, j), found in pairs.items()})
+    return result
+
+
+def verdict_of(judge: str) -> Verdict:
+    """A function of prompts and two answers to each: 1 where the first is preferred, -1 the second, 0 neither.
+
+    Args:
+        judge: a reward function by name or dotted path (`judge:URL` asks a language model), the directory of a reward
+            model, or the dotted path of a pairwise judge with the method `judge(prompts, pairs)` of TRL's judges. One that
+            compares is asked in both orders, and contradicts itself at the cost of a tie; one that scores an answer by
+            itself sees no order.
+    """
+    if Path(judge).is_dir():
+        from pipeline.training.reward_model import RewardModel
+
+        if (Path(judge) / "manifest.json").is_file() and read_manifest(judge).get("kind") != "reward":
+            raise PipelineError(f"judge: {judge} holds a {read_manifest(judge).get('kind')}, expected a reward model.")
+        model = RewardModel(judge)
+        return _by_score(lambda prompts, answers: list(model(prompts, answers)))
+    pairwise = _pairwise(judge)
+    if pairwise is None:
+        reward = find_judge(judge)
+        return _by_score(lambda prompts, answers: judged(reward, prompts, answers))
+
+    def both_orders(prompts: list[Any], first: list[str], second: list[str]) -> list[int]:
+        chosen = pairwise(prompts, [list(pair) for pair in zip(first, second, strict=True)])
+        swapped = pairwise(prompts, [list(pair) for pair in zip(second, first, strict=True)])
+        return [1 if (a, b) == (0, 1) else -1 if (a, b) == (1, 0) else 0 for a, b in zip(chosen, swapped, strict=True)]
+
+    return both_orders
+
+
+def ratings(players: int, pairs: Mapping[tuple[int, int], Sequence[int]]) -> list[dict[str, float]]:
+    """Bradley-Terry ratings on Elo's scale with percentile intervals of a bootstrap over prompts: {value, low, high}.
+
+    A tie is half a win of each (as in Chatbot Arena, Chiang et al. 2024); every two players have drawn once besides, so that
+    who never lost has a finite rating.
+
+    Args:
+        players: How many.
+        pairs: For two players the verdicts on all prompts, 1, 0 or -1 from the first one's view, prompts in one order.
+    """
+    verdicts = np.array(list(pairs.values()), dtype=float)  # (pairs, prompts)
+    first, second = np.array(list(pairs)).T
+    n = verdicts.shape[1]
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS)
+    weights = np.vstack(
+        (np.ones((1, n)), drawn)
+    )  # (1 + draws, prompts): the prompts themselves, then resamples of them
+    points = weights @ (verdicts.T + 1) / 2 + 0.5
+    wins = np.zeros((len(weights), players, players))
+    wins[:, first, second], wins[:, second, first] = points, n + 1 - points
+    found = MEAN + _POINTS * _bradley_terry(wins)
+    low, high = np.quantile(found[1:], (0.025, 0.975), axis=0)
+    return [
+        {"value": float(value), "low": float(a), "high": float(b)}
+        for value, a, b in zip(found[0], low, high, strict=True)
+    ]
+
+
+def _bradley_terry(wins: np.ndarray, steps: int = 2_000, tolerance: float = 1e-7) -> np.ndarray:
+    """Log strengths with mean 0 by the MM algorithm (Hunter, Annals of Statistics 32, 2004).
+
+    Args:
+        wins: Of i over j at [..., i, j], all but the diagonal above 0.
+    """
+    games, won = wins + wins.swapaxes(-1, -2), wins.sum(axis=-1)
+    strength = np.ones(won.shape)
+    for _ in range(steps):
+        updated = won / (games / (strength[..., :, None] + strength[..., None, :])).sum(axis=-1)
+        updated /= np.exp(np.log(updated).mean(axis=-1, keepdims=True))
+        if np.abs(np.log(updated / strength)).max() < tolerance:
+            break
+        strength = updated
+    return np.log(updated)
+
+
+def _by_score(score: Callable[[list[Any], list[Any]], list[float]]) -> Verdict:
+    def verdict(prompts: list[Any], first: list[str], second: list[str]) -> list[int]:
+        asked = [as_messages(prompt) for prompt in prompts]
+        scores = [score(asked, [as_messages(None, text) for text in answers]) for answers in (first, second)]
+        return [int(a > b) - int(a < b) for a, b in zip(*scores, strict=True)]
+
+    return verdict
+
+
+def _pairwise(judge: str) -> Callable[..., list[int]] | None:
+    """The method `judge` of what lies at a dotted path; None where that compares nothing."""
+    module, _, name = judge.rpartition(".")
+    if not module or ":" in judge:
+        return None
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return None  # `find_judge` says what is wrong
+    found = found() if isinstance(found, type) else found
+    return getattr(found, "judge", None)
+
+
+def _keep(
+    folder: Path,
+    result: dict[str, Any],
+    prompts: list[Any],
+    answers: dict[str, list[str]],
+    pairs: dict[tuple[str, str], list[int]],
+) -> None:
+    import json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "prompt": prompt,
+            "answers": {name: texts[i] for name, texts in answers.items()},
+            "verdicts": [{"first": a, "second": b, "verdict": found[i]} for (a, b), found in pairs.items()],
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(folder / "leaderboard.jsonl", lines)
+    write_atomically(folder / "leaderboard.json", dump(result))
+
+
+def leaderboard_text(found: dict[str, Any]) -> str:
+    """Ratings, best first, then a line for each two checkpoints."""
+    width = max(len(name) for name in found["ratings"])
+    lines = [f"preferred by {found['judge']} on {found['prompts']} prompts (Bradley-Terry, mean {MEAN:.0f}):"]
+    lines += [
+        f"  {name:<{width}}  {one['value']:6.0f}  [{one['low']:.0f}, {one['high']:.0f}]"
+        for name, one in found["ratings"].items()
+    ]
+    lines += [
+        f"  {one['first']} against {one['second']}: {one['wins']} won, {one['ties']} tied, {one['losses']} lost"
+        for one in found["pairs"]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,195 @@
+"""The chapters of a report: experiments that stages of the run wrote up, and each evaluation checkpoint by checkpoint.
+
+A chapter is `chapters/NAME.json` (or `chapter.json`) in any directory below the run's:
+
+    {"chapter": NAME, "title": ..., "text": paragraphs in which {FIGURE} stands for a figure,
+     "figures": {FIGURE: {n, correct, rate, low, high} or {value, low, high}},
+     "series": [{"name", "x", "y", "low", "high"}], "x_label": ..., "y_label": ...,
+     "samples": [{"prompt", "completion", "note"}]}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.reporting.run_folder import MOVED_ASIDE, Row, Run
+
+LECTURE = (
+    *("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits"),
+    *("reinforcement", "beyond_the_expert", "rlhf", "distillation", "which_model"),
+)
+"""The order in which the chapters are told; others follow by name."""
+PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
+HEADLINES = 4
+SAMPLES = 3
+QUESTIONS = 3
+
+
+@dataclass
+class Chapter:
+    """One chapter. `questions` are answers of several checkpoints side by side, where it is about an evaluation."""
+
+    name: str
+    title: str
+    text: list[str]
+    figures: dict[str, Row]
+    series: list[Row] = field(default_factory=list)
+    x_label: str = ""
+    y_label: str = ""
+    samples: list[Row] = field(default_factory=list)
+    questions: list[Row] = field(default_factory=list)
+
+    @property
+    def headlines(self) -> list[str]:
+        """The figures to be shown large: those that the text names first."""
+        named = [name for part in self.text for name in PLACEHOLDER.findall(part) if name in self.figures]
+        return list(dict.fromkeys(named or self.figures))[:HEADLINES]
+
+
+def read_chapters(run: Run) -> list[Chapter]:
+    """Every chapter below the run's folder, in the order of the lecture; what is wrong with one goes to `run.missing`."""
+    found: dict[str, Chapter] = {}
+    for path in sorted({*run.path.glob("**/chapters/*.json"), *run.path.glob("**/chapter.json")}):
+        place = path.relative_to(run.path)
+        if any(part.startswith(".") or MOVED_ASIDE.search(part) for part in place.parts):
+            continue
+        try:
+            chapter = _chapter(json.loads(path.read_text(encoding="utf-8")), path.stem)
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            run.missing.append(f"{place}: no chapter: {type(error).__name__}: {error}")
+            continue
+        unknown = {name for part in chapter.text for name in PLACEHOLDER.findall(part)} - set(chapter.figures)
+        if unknown:
+            run.missing.append(f"{place}: the text names {', '.join(sorted(unknown))}, which is not among its figures")
+        if chapter.name in found:
+            run.missing.append(f"{place}: a second chapter {chapter.name}; the one read last is shown")
+        found[chapter.name] = chapter
+    order = {name: i for i, name in enumerate(LECTURE)}
+    return sorted(found.values(), key=lambda chapter: (order.get(chapter.name, len(order)), chapter.name))
+
+
+def evaluation_chapters(run: Run) -> list[Chapter]:
+    """A chapter for each evaluation: every checkpoint's result, what changed from one to the next, answers side by side."""
+    chapters = []
+    for name in run.evaluation_names:
+        figures = {
+            stage.name: stage.evaluations[name]
+            for stage in run.models
+            if not stage.control and _measured(stage.evaluations.get(name))
+        }
+        if not figures:
+            continue
+        stages, results = list(figures), list(figures.values())
+        series: Row = {"name": name, "x": stages, "y": [_number(result) for result in results]}
+        if all("low" in result and "high" in result for result in results):
+            series |= {edge: [result[edge] for result in results] for edge in ("low", "high")}
+        parts = [f"{{{stage}}} after {stage}" for stage in stages]
+        for i, (before, after) in enumerate(zip(results, results[1:], strict=False), start=1):
+            parts[i] += comparison(before, after)
+        chapters.append(
+            Chapter(
+                name=name,
+                title=name.replace("_", " ").capitalize(),
+                text=["; ".join(parts) + "."],
+                figures=figures,
+                series=[series],
+                y_label="right answers" if "rate" in results[0] else "value",
+                questions=side_by_side(run, name),
+            )
+        )
+    return chapters
+
+
+def comparison(old: Row, new: Row) -> str:
+    """What may be said of two results: 95 % intervals that do not overlap are a careful sign of a difference."""
+    if not {"low", "high"} <= set(old) & set(new):
+        return ""
+    if new["low"] > old["high"]:
+        return ", higher (intervals apart)"
+    if new["high"] < old["low"]:
+        return ", lower (intervals apart)"
+    return ", too close to tell"
+
+
+def side_by_side(run: Run, name: str) -> list[Row]:
+    """A few questions of an evaluation with each checkpoint's answer: those first on which checkpoints differ."""
+    answers = {
+        stage.name: {_key(row): shown for row in stage.answers(name) if (shown := _shown(row))} for stage in run.models
+    }
+    answers = {stage: rows for stage, rows in answers.items() if rows}
+    if not answers:
+        return []
+    asked = list(next(iter(answers.values())))
+    together = [key for key in asked if all(key in rows for rows in answers.values())]
+
+    def verdicts(key: str) -> int:
+        return len({bool(rows[key].get("correct")) for rows in answers.values()})
+
+    chosen = sorted(together, key=lambda key: -verdicts(key))[:QUESTIONS]
+    return [
+        {
+            "prompt": readable(next(iter(answers.values()))[key].get("prompt")),
+            "answer": readable(next(iter(answers.values()))[key].get("answer")),
+            "given": [(stage, rows[key]) for stage, rows in answers.items()],
+        }
+        for key in chosen
+    ]
+
+
+def readable(value: Any) -> str:
+    """A prompt or an answer for reading: text as it is, messages as their contents, several answers with "or"."""
+    if isinstance(value, list):
+        turns = [str(part["content"]) if isinstance(part, dict) and "content" in part else None for part in value]
+        return "\n".join(turn for turn in turns if turn) if any(turns) else " or ".join(str(part) for part in value)
+    return str(value)
+
+
+def _chapter(content: Any, stem: str) -> Chapter:
+    """Raises `KeyError`, `TypeError` or `ValueError` where `content` is no chapter."""
+    text, figures = content["text"], dict(content["figures"])
+    for name, one in figures.items():
+        if not _measured(one):
+            raise ValueError(
+                f"figure {name}: expected {{n, correct, rate, low, high}} or {{value, low, high}}, found {one}"
+            )
+    series = [one for one in content.get("series") or [] if one["x"]]
+    for one in series:
+        lengths = {key: len(one[key]) for key in ("x", "y", "low", "high") if one.get(key)}
+        if len(set(lengths.values())) > 1 or "y" not in lengths:
+            raise ValueError(f"series {one['name']}: expected x, y, low and high of one length, found {lengths}")
+    return Chapter(
+        name=str(content.get("chapter") or stem),
+        title=str(content["title"]),
+        text=[
+            part for one in ([text] if isinstance(text, str) else text) for part in re.split(r"\n\s*\n", one.strip())
+        ],
+        figures=figures,
+        series=series,
+        x_label=str(content.get("x_label", "")),
+        y_label=str(content.get("y_label", "")),
+        samples=[
+            {key: readable(one[key]) if one.get(key) is not None else "" for key in ("prompt", "completion", "note")}
+            for one in (content.get("samples") or [])[:SAMPLES]
+        ],
+    )
+
+
+def _measured(result: Any) -> bool:
+    return isinstance(result, dict) and isinstance(_number(result), int | float)
+
+
+def _number(result: Row) -> Any:
+    return result.get("rate", result.get("value"))
+
+
+def _key(row: Row) -> str:
+    return json.dumps(row.get("prompt"), sort_keys=True)
+
+
+def _shown(row: Row) -> Row | None:
+    """An answer as the page shows it: of several samples the first; None where nothing was said, only weighed."""
+    row = row | row["samples"][0] if row.get("samples") else row
+    return {"ended": True, **row} if "completion" in row else None
