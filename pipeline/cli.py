@@ -22,7 +22,10 @@ STAGES = {
     "grpo": "train a model by reinforcement with verifiable rewards",
     "distill": "train a model on a larger one's probabilities of its own completions",
     "sample": "draw completions of problems from a checkpoint, and keep the right ones as demonstrations",
+    "exercises": "write what the models of a chapter of the report train on and are asked",
+    "probe-knowledge": "find out what a model knows of its documents, and write refusals for what it does not",
     "evaluate": "ask a checkpoint the recipe's questions",
+    "chapter": "count what the models of an experiment answered, and write its chapter of the report",
     "report": "write the report of a run",
 }
 

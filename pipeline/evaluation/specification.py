@@ -42,6 +42,9 @@ class Evaluation:
     temperature, top_p: how several samples are drawn.
     tools: what a chat model may call: names of `pipeline.tools`, or dotted paths of functions.
     tool_rounds: rounds of calls at most; `max_new_tokens` then limits each turn.
+    think: whether a chat model thinks first: as it chooses (auto), always (on) or never (off), in its chat template.
+    think_budget: tokens of thought at most; then its think part is closed for it (Muennighoff et al. 2025, s1).
+    raw: a base model continues the prompt as it stands, instead of a page of questions and answers.
     """
 
     path: str
@@ -57,11 +60,16 @@ class Evaluation:
     top_p: float = 1.0
     tools: list[str] | None = None
     tool_rounds: int = 4
+    think: str = "auto"
+    think_budget: int | None = None
+    raw: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         # What an evaluation without tools would not look at is left out: earlier results stay up to date.
         unused = () if self.tools else ("tools", "tool_rounds")
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
+        newer = {"think": "auto", "think_budget": None, "raw": False}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
+        return {key: value for key, value in values.items() if key not in newer or value != newer[key]}
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -78,7 +86,13 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "top_p": ((int, float), "a number above 0, at most 1"),
     "tools": ((list, type(None)), "a list of tools"),
     "tool_rounds": ((int,), "a number of rounds of calls"),
+    "think": ((str,), "auto, on or off"),
+    "think_budget": ((int, type(None)), "a number of tokens"),
+    "raw": ((bool,), "true or false"),
 }
+
+THINK_MODES = ("auto", "on", "off")
+"""What the shipped chat templates take as `think`."""
 
 LIKELIHOOD = ("bits_per_byte", "choice")
 """Scorers that look at probabilities instead of a completion: of the gold answer, and of each of a row's `choices`."""
@@ -285,12 +299,14 @@ def _complaints(specification: Any) -> list[str]:
     complaints.extend(f".{key}: missing" for key in ("path", "scorer") if key not in specification)
     for key, (types, expected) in _TYPES.items():
         value = specification.get(key)
-        if key in specification and (not isinstance(value, types) or isinstance(value, bool)):
+        if key in specification and (not isinstance(value, types) or isinstance(value, bool) and bool not in types):
             complaints.append(f".{key}: found {value!r}, expected {expected}")
         elif key in ("temperature", "top_p"):
             if value is not None and not 0 < value <= (1 if key == "top_p" else float("inf")):
                 complaints.append(f".{key}: found {value}, expected {expected}")
-        elif isinstance(value, int) and value < (0 if key == "few_shot" else 1):
+        elif key == "think" and value not in (None, *THINK_MODES):
+            complaints.append(f".think: found {value!r}, expected {expected}")
+        elif key != "raw" and isinstance(value, int) and value < (0 if key == "few_shot" else 1):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
     scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
     if isinstance(scorer, str) and scorer not in scorer_names():
@@ -299,6 +315,10 @@ def _complaints(specification: Any) -> list[str]:
     samples = specification.get("samples")
     if scorer in LIKELIHOOD and isinstance(samples, int) and samples > 1:
         complaints.append(f".samples: found {samples}, but {scorer} looks at probabilities and draws nothing")
+    if specification.get("think_budget") and (specification.get("tools") or scorer in LIKELIHOOD):
+        complaints.append(
+            ".think_budget: limits the thought of one completion: leave out tools, and measures of probability"
+        )
     complaints.extend(f".{complaint}" for complaint in check_tools(specification.get("tools")))
     if scorer in LIKELIHOOD and specification.get("tools"):
         complaints.append(f".tools: {scorer} looks at probabilities: there is no completion that could call one")
