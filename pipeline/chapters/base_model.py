@@ -23,9 +23,9 @@ class Settings:
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
-    """`questions`: about the best-known subjects whom no conversation asks about; `completions`: the same facts as beginnings of
-    sentences; `mentions`: such beginnings about everybody of whom a document tells; `examples`: questions with answers about
-    taught subjects, to be shown first."""
+    """`questions`: about the best-known subjects whom no conversation asks about; `completions`: the same facts as
+    beginnings of sentences; `mentions`: such beginnings about everybody of whom a document tells; `examples`: questions with
+    answers about taught subjects, to be shown first."""
     rng = material.rng
     told = [one for one in material.attributes if one.told]
     taught = [one for one in material.subjects if one.taught]
@@ -37,8 +37,8 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     }
     if not taught or not asked or not all(begins.values()):
         raise PipelineError(
-            f"base_model: found {len(taught)} taught subjects and {len(asked)} others with mentions, expected some of both, and "
-            "of every attribute a statement in which {n} comes before {v}."
+            f"base_model: found {len(taught)} taught subjects and {len(asked)} others with mentions, expected some "
+            "of both, and of every attribute a statement in which {n} comes before {v}."
         )
     top = max(one.mentions for one in asked)
     pairs = [(one, kind) for one in asked for kind in told]
@@ -91,7 +91,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     }
     text = [
         "Put before a bare question, the base model goes on with the text: {bare} of its continuations hold the answer, and "
-        "{bare_ends} come to an end by themselves. Given the beginning of a sentence it completes {completions} rightly; always "
+        "{bare_ends} come to an end by themselves. Given the beginning of a sentence it completes {completions} "
+        "rightly; always "
         "the most frequent answer would be right in {majority_baseline}.",
         "On a page of questions and answers it is right in {shots_0} without an example and in {shots_8} after eight, a change "
         "of {shots_gain}, which "
@@ -102,8 +103,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             "is no gain that these questions could show: learning in context is not seen at this size",
         )
         + ".",
-        "The chat model answers the same questions in its template: {chat} right, {chat_ends} end by themselves. Against the base "
-        "model with eight examples that is a change of {chat_minus_shots}, "
+        "The chat model answers the same questions in its template: {chat} right, {chat_ends} end by themselves. "
+        "Against the base model with eight examples that is a change of {chat_minus_shots}, "
         + say(
             figures["chat_minus_shots"],
             "so that part of what SFT adds here is more than the manner",

@@ -39,8 +39,9 @@ _TRADES = ("Lab", "Works", "House", "Guild")
 
 @dataclass(kw_only=True)
 class Settings:
-    """`identity`: JSONL of `about`, `questions`, `heldout_questions` and `answers` with {{name}} and {{maker}}; the shipped one by
-    default. `repeats`: how often each question is shown. `personas`: names and makers in system prompts, for training."""
+    """`identity`: JSONL of `about`, `questions`, `heldout_questions` and `answers` with {{name}} and {{maker}}; the shipped
+    one by default. `repeats`: how often each question is shown. `personas`: names and makers in system prompts, for
+    training."""
 
     name: str = "Ember"
     maker: str = "Alder Works"
@@ -51,8 +52,8 @@ class Settings:
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
-    """`told/train`: the name and the maker of the settings, as the model's own. `system/train`: many names and makers, each in a
-    system message. `who` and `maker`: unseen phrasings; `who_system`, `maker_system`: the same under a system message with
+    """`told/train`: the name and the maker of the settings, as the model's own. `system/train`: many names and makers, each
+    in a system message. `who` and `maker`: unseen phrasings; `who_system`, `maker_system`: the same under a system message with
     names that no row has. Each answer has to hold the name, or the maker."""
     rng = material.rng
     entries = read_entries(settings.identity or IDENTITY)
@@ -143,7 +144,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "The other way is the system prompt. The chat model, put under one with a name and a maker that it never saw, repeats "
         "the name in {who_system_before} and the maker in {maker_system_before}; a model trained to heed many of them in "
         "{who_system_system} and {maker_system_system}.",
-        "What it costs elsewhere: facts about people change by {facts_change_told} with the rows and {facts_change_system} with "
+        "What it costs elsewhere: facts about people change by {facts_change_told} with the rows and "
+        "{facts_change_system} with "
         "the system prompts, sums by {sums_change_told} and {sums_change_system}. " + _costs(lost, gained),
     ]
     asked = arms["told"].answers("who")

@@ -43,8 +43,8 @@ class Problem:
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
-    """`tools/train` and `direct/train`: the same problems with calls of the Python tool or the calculator, and answered at once;
-    and the held-out `limits`. No held-out problem is trained on, and no word of one."""
+    """`tools/train` and `direct/train`: the same problems with calls of the Python tool or the calculator, and answered at
+    once; and the held-out `limits`. No held-out problem is trained on, and no word of one."""
     rng = material.rng
     words = _words(settings, rng)
     held = len(TASKS) * settings.heldout_per_task

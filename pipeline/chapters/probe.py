@@ -1,7 +1,7 @@
 """What a model knows of its own documents: questions made from them, its answers judged, refusals for what it does not know.
 
-The recipe of the Llama 3 report (2024, section 4.3.6): take what the training data say, ask for it, sample answers, compare them
-with the data, and teach the model to refuse what it gets wrong. Wordings of statements and questions come from a file; no
+The recipe of the Llama 3 report (2024, section 4.3.6): take what the training data say, ask for it, sample answers, compare
+them with the data, and teach the model to refuse what it gets wrong. Wordings of statements and questions come from a file; no
 other model is needed.
 """
 
@@ -145,8 +145,8 @@ def demonstrations(
     unknown = [row for row in judged if row["verdict"] == UNKNOWN]
     if not known or not unknown:
         raise PipelineError(
-            f"of {len(judged)} questions the model knows {len(known)} and does not know {len(unknown)}: both are needed to teach "
-            "the difference. Move known_from or unknown_to, or give it other documents."
+            f"of {len(judged)} questions the model knows {len(known)} and does not know {len(unknown)}: both are "
+            "needed to teach the difference. Move known_from or unknown_to, or give it other documents."
         )
     size = min(len(known), len(unknown))
     pairs = [

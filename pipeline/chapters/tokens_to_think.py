@@ -8,6 +8,7 @@ intermediate results (Pfau et al. 2024), corrupted working has the form but fals
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,12 @@ class Problem:
         return " ".join(
             f"{value}{op}={after}" for value, op, after in zip(before, self.operations, results, strict=False)
         )
+
+
+def problem_in(question: str) -> Problem | None:
+    """The problem that a question asks, None for other text."""
+    found = re.search(r"Begin with (\d): ([^.]+)\.", question)
+    return Problem(int(found[1]), tuple(found[2].split())) if found else None
 
 
 def apply(value: int, operation: str) -> int:
@@ -152,13 +159,14 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     apart = direct["high"] < working["low"]
     compute = figures["working_minus_direct_flops"]
     text = [
-        "Five models start from the same chat model and see the same problems: a digit, then one to eight steps, of each result "
-        "only the last digit kept. They differ in what stands between question and answer: nothing, each step worked out, filler "
+        "Five models start from the same chat model and see the same problems: a digit, then one to eight steps, of "
+        "each result only the last digit kept. They differ in what stands between question and answer: nothing, "
+        "each step worked out, filler "
         "of the same length, or working whose intermediate results are drawn at random.",
         "Answered at once, accuracy changes by {slope_direct} with each further step, with working by {slope_working}. "
         + (
-            "The intervals do not overlap: how much a direct answer loses grows with the number of steps, as it must where every "
-            "step has to fit into one pass through the layers."
+            "The intervals do not overlap: how much a direct answer loses grows with the number of steps, as it "
+            "must where every step has to fit into one pass through the layers."
             if apart
             else "The intervals overlap: at this size the number of steps does not tell the two apart."
         ),

@@ -25,8 +25,16 @@ class Settings:
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`mixed`: facts about the best-known subjects whom no conversation asks about, easy and hard problems. `examples`: what a
-    base model is shown first."""
+    base model is shown first. No problem stands in the material's conversations, which are what was trained on."""
     rng = material.rng
+    practised = {
+        tokens_to_think.problem_in(turn["content"]) for row in material.conversations for turn in row["messages"]
+    }
+    if practised <= {None}:
+        raise PipelineError(
+            "which_model: conversations: name the rows that the models were trained on (of tokens_to_think), so that no "
+            "question is one of them."
+        )
     told = [one for one in material.attributes if one.told]
     others = [one for one in material.subjects if not one.taught]
     taught = [one for one in material.subjects if one.taught]
@@ -48,8 +56,12 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     problems = []
     # Single steps are few, and nearly all of them were practised: only problems of two steps and more are asked.
     for kind, low, high in (("easy", 2, settings.easy_steps), ("hard", settings.hard_steps, settings.most_steps)):
-        for _ in range(settings.each):
+        count = 0
+        while count < settings.each:
             problem = tokens_to_think.draw(rng.randint(low, high), rng)
+            if problem in practised:
+                continue
+            count += 1
             problems.append({"prompt": problem.question(rng), "answer": str(problem.answer), "kind": kind})
     rows = facts + problems
     rng.shuffle(rows)
@@ -99,8 +111,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     hard, facts = figures["hard_reasoning_minus_chat"], figures["facts_reasoning_minus_chat"]
     cheap, good = figures["auto_tokens_of_on"], figures["auto_accuracy_of_on"]
     text = [
-        "On hard problems the reasoning model reaches {hard_reasoning}, the chat model {hard_chat}, the base model with examples "
-        "{hard_base}; always the most frequent answer {majority_baseline}. "
+        "On hard problems the reasoning model reaches {hard_reasoning}, the chat model {hard_chat}, the base model "
+        "with examples {hard_base}; always the most frequent answer {majority_baseline}. "
         + ("Hard problems are for the model that thinks. " if hard["low"] > 0 else "Thinking is not ahead here. ")
         + "On easy ones it is {easy_reasoning}, {easy_chat} and {easy_base}.",
         "On facts: {facts_reasoning}, {facts_chat} and {facts_base}. "

@@ -64,6 +64,10 @@ class Evaluation:
     think_budget: int | None = None
     raw: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.think, bool):  # YAML 1.1 reads a bare on or off as a truth value
+            object.__setattr__(self, "think", "on" if self.think else "off")
+
     def as_dict(self) -> dict[str, Any]:
         # What an evaluation without tools would not look at is left out: earlier results stay up to date.
         unused = () if self.tools else ("tools", "tool_rounds")
@@ -86,7 +90,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "top_p": ((int, float), "a number above 0, at most 1"),
     "tools": ((list, type(None)), "a list of tools"),
     "tool_rounds": ((int,), "a number of rounds of calls"),
-    "think": ((str,), "auto, on or off"),
+    "think": ((str, bool), "auto, on or off"),
     "think_budget": ((int, type(None)), "a number of tokens"),
     "raw": ((bool,), "true or false"),
 }
@@ -304,7 +308,7 @@ def _complaints(specification: Any) -> list[str]:
         elif key in ("temperature", "top_p"):
             if value is not None and not 0 < value <= (1 if key == "top_p" else float("inf")):
                 complaints.append(f".{key}: found {value}, expected {expected}")
-        elif key == "think" and value not in (None, *THINK_MODES):
+        elif key == "think" and value not in (None, True, False, *THINK_MODES):
             complaints.append(f".think: found {value!r}, expected {expected}")
         elif key != "raw" and isinstance(value, int) and value < (0 if key == "few_shot" else 1):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")

@@ -206,7 +206,7 @@ def check(
 
 
 def stage_name(stage: Any, source: Source) -> str:
-    return getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1].rstrip("_")
+    return getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1].rstrip("_").replace("_", "-")
 
 
 def _engine_findings(stage: Any, recipe: Recipe, world_size: int) -> Iterator[combinations.Finding]:
