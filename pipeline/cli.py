@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=float, default=0.7)
     chat.add_argument("--max_new_tokens", type=int, default=256)
     chat.add_argument("--system", help="a system message")
+    chat.add_argument("--think", choices=("auto", "on", "off"), default="auto", help="whether it thinks first")
 
     lineage = command("lineage", "print a checkpoint's ancestry and verify every hash", _lineage)
     lineage.add_argument("path", help="a stage directory")
@@ -227,6 +228,7 @@ def _chat(options: argparse.Namespace, overrides: list[str]) -> int:
         temperature=options.temperature,
         max_new_tokens=options.max_new_tokens,
         system=options.system,
+        think=options.think,
     )
     return 0
 
