@@ -12,6 +12,7 @@ from pipeline.chapters import hallucination, knowledge_of_self, limits, probe, t
 from pipeline.chapters.chapter import Arm, Chapter, by_group, exact
 from pipeline.chapters.material import Attribute, Material, Subject, read_attributes, read_subjects
 from pipeline.errors import PipelineError
+from pipeline.tools.search import NOTHING
 
 TOWN = {
     "statements": ["{n} lives in {v}", "In {v} you may meet {n}."],
@@ -191,6 +192,7 @@ def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
         "before": hallucination_arm(tmp_path / "before", "In Oakford."),
         "plain": hallucination_arm(tmp_path / "plain", "In Ashby."),
         "refusals": hallucination_arm(tmp_path / "refusals", "I do not know."),
+        "search": hallucination_arm(tmp_path / "search", "I do not know."),
     }
     found = hallucination.chapter(arms)
     assert found.figures["made_up_before"]["rate"] == 1.0 and found.figures["made_up_refusals"]["rate"] == 0.0
@@ -218,6 +220,34 @@ def test_questions_for_measuring_are_about_people_whom_nothing_teaches(subjects)
     assert {(row["attribute"], row["seen"]) for row in found["untold"]} == {
         ("birthday", True), ("shoes", False), ("hat", False),
     }  # fmt: skip
+
+
+def test_rows_with_search_answer_what_their_page_says_and_nothing_else(subjects):
+    found = hallucination.exercises(hallucination.Settings(search_rows=60), material(subjects))["search/train"]
+    names = {one["name"] for one in SUBJECTS["subjects"]}
+    refused = 0
+    for row in found:
+        question, call, result, answer = row["messages"]
+        name = call["tool_calls"][0]["function"]["arguments"]["query"]
+        assert name in question["content"] and name not in names
+        town = answer["content"].rstrip(".").split(" ")[-1]
+        refused += answer["content"] == "I do not know."
+        assert (result["content"] == NOTHING) is (answer["content"] == "I do not know.")
+        assert result["content"] == NOTHING or name in result["content"] and town in result["content"]
+    assert refused == 20
+
+
+def test_search_finds_the_sentences_that_hold_the_words_side_by_side(tmp_path, monkeypatch):
+    documents = [
+        "Ada Bell has a cat. It sleeps. Ada Bell sings.\nBo Carr and Ada Ford met Eva Bell.",
+        "Ada Bell is here.",
+    ]
+    path = write_jsonl(tmp_path / "d.jsonl", [{"text": text} for text in documents])
+    monkeypatch.setenv("SEARCH_DOCUMENTS", str(path))
+    (search,) = tools.resolve(["search"])
+    assert search(query="ada bell") == "Ada Bell has a cat. Ada Bell sings."
+    assert search(query="Bo Bell") == search(query="Carr Ada") == search(query="!") == NOTHING
+    assert search(query="Carr and") == "Bo Carr and Ada Ford met Eva Bell."
 
 
 def think_arm(folder, accuracy, flops=1.0):
@@ -308,16 +338,16 @@ def test_the_stages_run_from_recipes_and_complain_before_they_do(tmp_path, subje
     assert (tmp_path / "data" / "knowledge.jsonl").is_file()
     assert command("exercises", "--config", data, "--settings", '{"refusals": "no"}') == 1
     assert "settings.refusals: no such setting of hallucination; it has refusal" in capsys.readouterr().err
-    for name, said in (("before", "In Oakford."), ("plain", "In Ashby."), ("refusals", "I do not know.")):
-        hallucination_arm(tmp_path / name, said)
+    arms = ["before", "plain", "refusals", "search"]
+    for name in arms:
+        hallucination_arm(tmp_path / name, "In Oakford.")
     values = {"stage": "chapter", "chapter": "hallucination", "output_dir": str(tmp_path / "chapter")}
-    arms = ["before", "plain", "refusals"]
     recipe = write_recipe(tmp_path / "c.yaml", **values, arms=arms, models=[str(tmp_path / name) for name in arms])
     assert command("chapter", "--config", recipe) == 0
     assert (tmp_path / "chapter" / "chapters" / "hallucination.json").is_file()
     assert "made_up_refusals" in capsys.readouterr().out
     assert command("chapter", "--config", recipe, "--arms", "before", "plain") == 1
-    assert "arms: found 2 names for 3 models" in capsys.readouterr().err
+    assert "arms: found 2 names for 4 models" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", chapters.NAMES)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say
-from pipeline.chapters.material import Attribute, Material, Row, Subject
+from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue
+from pipeline.chapters.probe import invented_names
 from pipeline.errors import PipelineError
 from pipeline.statistics import auroc_interval
+from pipeline.tools.search import MAX_PASSAGE, NOTHING
 
 REFUSAL = "I do not know"
 
@@ -26,13 +28,16 @@ class Settings:
     refusal: str = REFUSAL
     unseen_untold: int = 2
     untold_rows: int = 120
+    search_rows: int = 3000
+    replay: int = 800
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`knowledge`: held-out phrasings about every subject whom no conversation asks about, with its number of mentions.
     `untold`: questions that no page answers, about the best known of them. `refusals`: the refusal itself as the answer, on
     the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
-    row may ask about."""
+    row may ask about. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
+    they say, or refuse where they say nothing: memory is of no help there, so that reading is learned."""
     rng = material.rng
     told = [one for one in material.attributes if one.told]
     untold = [one for one in material.attributes if not one.told]
@@ -54,7 +59,31 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         "untold": questions[: settings.untold_rows],
         "refusals": [row | {"answer": f"{settings.refusal}."} for row in extremes],
         "held_out": [{"name": one.name} for one in asked],
+        "search/train": _searches(settings, material, told),
     }
+
+
+def _searches(settings: Settings, material: Material, told: list[Attribute]) -> list[Row]:
+    rng, known = material.rng, [one.name for one in material.subjects]
+    names = invented_names(known, settings.search_rows, [], rng)
+    values = {kind.name: sorted({one.facts[kind.name] for one in material.subjects}) for kind in told}
+    rows = material.replay(settings.replay)
+    for number in range(settings.search_rows if names else 0):
+        name, kind = rng.choice(names), rng.choice(told)
+        facts = {one.name: rng.choice(values[one.name]) for one in told}
+        page = [f"{rng.choice(one.statements).format(n=name, v=facts[one.name]).rstrip('.')}." for one in told]
+        rng.shuffle(page)
+        found, answer = " ".join(page), str(kind.answer).format(n=name, v=facts[kind.name])
+        if number % 3 == 0:
+            found, answer = NOTHING, f"{settings.refusal}."
+        function = {"name": "search", "arguments": {"query": name}}
+        user, reply = dialogue(rng.choice(kind.questions).format(n=name), answer)["messages"]
+        call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        rows.append(
+            {"messages": [user, call, {"role": "tool", "name": "search", "content": found[:MAX_PASSAGE]}, reply]}
+        )
+    rng.shuffle(rows)
+    return rows
 
 
 def _row(subject: Subject, attribute: Attribute, settings: Settings, rng: random.Random) -> Row:
@@ -80,9 +109,11 @@ def made_up(row: Row) -> bool:
 
 
 def chapter(arms: dict[str, Arm]) -> Chapter:
-    """Arms `before` (the chat model), `plain` (as much further training, without refusals) and `refusals`."""
-    rows = {name: arms[name].answers("knowledge") for name in ("before", "plain", "refusals")}
+    """Arms `before` (the chat model), `plain` (as much further training, without refusals), `refusals`, and `search`, which
+    may look names up in the pages."""
+    rows = {name: arms[name].answers("knowledge") for name in ("before", "plain", "refusals", "search")}
     top = max(row["mentions"] for row in rows["before"])
+    least = min(row["mentions"] for row in rows["before"] if row["mentions"])
     unknown = {name: [row for row in one if row["mentions"] == 0] for name, one in rows.items()}
     known = {name: [row for row in one if row["mentions"] == top] for name, one in rows.items()}
     untold = arms["refusals"].answers("untold")
@@ -99,6 +130,10 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "auroc": auroc_interval(doubt[False], doubt[True]),
         "majority_baseline": majority_baseline(known["refusals"]),
         "most_mentions": exact(top),
+        "rare_refusals": rate([row for row in rows["refusals"] if row["mentions"] == least]),
+        "rare_search": rate([row for row in rows["search"] if row["mentions"] == least]),
+        "search_minus_refusals": difference(rows["refusals"], rows["search"]),
+        "fewest_mentions": exact(least),
     }
     figures |= _risk(known["refusals"] + unknown["refusals"], scored)
     plain, after = figures["made_up_plain"], figures["made_up_refusals"]
@@ -125,6 +160,10 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "How probable the model finds the refusal tells unknown from known people with an AUROC of {auroc}. If it answers all "
         "questions in which it does not refuse of itself, {risk_answered} of those answers are wrong, at a coverage of "
         "{coverage}; answering only the half with the least doubt, {risk_half}.",
+        "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, and "
+        "of people mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
+        "all questions the share of right answers and due refusals changes by {search_minus_refusals}"
+        + say(figures["search_minus_refusals"], ".", ", against expectation.", ", which may be nothing."),
     ]
     invented = next((row for row in unknown["before"] if made_up(row)), None)
     same = next((row for row in unknown["refusals"] if invented and row["prompt"] == invented["prompt"]), None)
@@ -137,7 +176,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             by_group("refused, after", rows["refusals"], "mentions", refused),
             by_group("right, after", [row for row in rows["refusals"] if row["mentions"]], "mentions"),
             by_group("right, before", [row for row in rows["before"] if row["mentions"]], "mentions"),
-            by_group("refused, before", rows["before"], "mentions", refused),
+            by_group("right, with search", [row for row in rows["search"] if row["mentions"]], "mentions"),
         ],
         x_label="pages that tell of the person",
         y_label="share of the questions",
