@@ -263,7 +263,7 @@ def think_arm(folder, accuracy, flops=1.0):
         for i in range(40)
     ]
     (folder / "manifest.json").parent.mkdir(exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps({"status": "complete", "flops": flops}))
+    (folder / "manifest.json").write_text(json.dumps({"status": "complete", "flops": flops, "files": {}}))
     return answered(folder, steps=rows)
 
 
@@ -347,6 +347,14 @@ def test_the_stages_run_from_recipes_and_complain_before_they_do(tmp_path, subje
     assert command("chapter", "--config", recipe) == 0
     assert (tmp_path / "chapter" / "chapters" / "hallucination.json").is_file()
     assert "made_up_refusals" in capsys.readouterr().out
+    hallucination_arm(tmp_path / "refusals", "I do not know.")  # asked anew: the chapter follows
+    assert command("chapter", "--config", recipe) == 0
+    assert (
+        json.loads((tmp_path / "chapter/chapters/hallucination.json").read_text())["figures"]["made_up_refusals"][
+            "rate"
+        ]
+        == 0
+    )
     assert command("chapter", "--config", recipe, "--arms", "before", "plain") == 1
     assert "arms: found 2 names for 4 models" in capsys.readouterr().err
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from pipeline.chapters.material import Row, read_rows
 from pipeline.errors import PipelineError
-from pipeline.manifest import MANIFEST, dump, read_manifest
+from pipeline.manifest import MANIFEST, dump, read_manifest, write_atomically
 from pipeline.statistics import bootstrap_interval, counts, paired_difference
 
 Figure = dict[str, Any]
@@ -75,14 +74,8 @@ class Chapter:
         }
         path = folder / "chapters" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dump(content), encoding="utf-8")
+        write_atomically(path, dump(content))
         return path
-
-
-def read_chapter(path: Path) -> dict[str, Any]:
-    """A chapter as `write` wrote it."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def shown(prompt: Any) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import chapters, checkpoint
+from pipeline import chapters
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -44,20 +44,20 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 
 def run(recipe: Recipe) -> None:
-    """Count and write; every figure is printed as well."""
+    """Count and write, and print every figure; a chapter that is there is written again, since answers may have changed."""
     from pipeline.chapters.chapter import Arm
     from pipeline.errors import PipelineError
     from pipeline.evaluation.evaluate import format_results
+    from pipeline.manifest import MANIFEST, verify
 
     arguments: Arguments = recipe.arguments
-    with checkpoint.stage_directory(recipe, KIND, INPUTS) as directory:
-        if directory.complete:
-            return
-        arms = {name: Arm(name, Path(path)) for name, path in zip(arguments.arms, arguments.models, strict=True)}
-        try:
-            chapter = chapters.find(arguments.chapter).chapter(arms)
-        except KeyError as error:
-            raise PipelineError(f"{recipe.path}: arms: the chapter {arguments.chapter} needs {error}") from error
-        chapter.write(arguments.chapter, directory.aside)
-        print(format_results(chapter.figures), flush=True)
-        directory.publish()
+    arms = {name: Arm(name, Path(path)) for name, path in zip(arguments.arms, arguments.models, strict=True)}
+    for arm in arms.values():
+        if (arm.path / MANIFEST).is_file():
+            verify(arm.path)
+    try:
+        chapter = chapters.find(arguments.chapter).chapter(arms)
+    except KeyError as error:
+        raise PipelineError(f"{recipe.path}: arms: the chapter {arguments.chapter} needs {error}") from error
+    path = chapter.write(arguments.chapter, Path(arguments.output_dir))
+    print(f"{format_results(chapter.figures)}\nchapter: {path}", flush=True)
