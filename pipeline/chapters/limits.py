@@ -51,7 +51,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     unseen, shown = words[:held], words[held:]
     heldout = [_problem(task, unseen, rng) for task in TASKS for _ in range(settings.heldout_per_task)]
     asked = {problem.argument for problem in heldout}
-    rows = []
+    rows: list[tuple[Row, Row]] = []
     while len(rows) < settings.rows:
         problem = _problem(TASKS[len(rows) % len(TASKS)], shown, rng)
         if problem.argument not in asked:

@@ -69,10 +69,10 @@ def read_attributes(path: str | Path) -> list[Attribute]:
                 f"{path}: attributes.{name}: expected questions, heldout_questions and, where documents tell it, both "
                 f"statements and answer; found {', '.join(entry) or 'nothing'}."
             )
-        found.append(
-            Attribute(name, *(tuple(entry.get(key, ())) for key in ("questions", "heldout_questions", "statements")),
-                      entry.get("answer"))
-        )  # fmt: skip
+        questions, heldout, told = (
+            tuple(entry.get(key, ())) for key in ("questions", "heldout_questions", "statements")
+        )
+        found.append(Attribute(name, questions, heldout, told, entry.get("answer")))
     if not found:
         raise PipelineError(f'{path}: no `attributes`; expected {{"NAME": {{"questions": [...], ...}}}}.')
     return found

@@ -99,7 +99,8 @@ def split(settings: Settings, rng: random.Random) -> tuple[list[Problem], list[P
         while len(fresh) < settings.heldout_per_step:
             fresh.add(draw(steps, rng))
         heldout += sorted(fresh, key=repr)
-    kept, train = set(heldout), []
+    kept = set(heldout)
+    train: list[Problem] = []
     while len(train) < settings.rows:
         problem = draw(len(train) % settings.most_steps + 1, rng)
         if problem not in kept:
