@@ -117,7 +117,7 @@ def _answer(
 
     if loaded.chat:
         room = (context_length(loaded.model) or 1 << 30) - 1
-        mode = {} if think == "auto" else {"think": think}
+        mode: dict[str, Any] = {} if think == "auto" else {"think": think}
         rendered, before = render_prompt(loaded.tokenizer, messages, chat=True, **mode), len(messages)
         wanted = room - min(max_new_tokens, room // 2)
         while (
