@@ -58,13 +58,14 @@ def test_every_arm_sees_the_same_problems_and_none_that_is_held_out():
     heldout = {tokens_to_think.problem_in(row["prompt"]) for row in found["steps"]}
     assert len(heldout) == 8 * 20 and not heldout & {tokens_to_think.problem_in(text) for text in asked["direct"]}
     for row, plain in zip(found["working/train"], found["direct/train"], strict=True):
-        problem = tokens_to_think.problem_in(turns(row)[0])
         working, reply = re.fullmatch(r"<think>\n(.*)\n</think>\n\n(.*)", turns(row)[1]).groups()
-        value = problem.start
-        for step in working.split(" "):  # every step follows from the one before
-            left, right = step.split("=")
-            assert int(left[0]) == value and eval(left) % 10 == int(right)
-            value = int(right)
+        start, *steps = working.split(" ")
+        value = int(start)
+        assert turns(row)[0].count(f"Begin with {value}: {' '.join(step.split('=')[0] for step in steps)}.") == 1
+        for step in steps:  # every step follows from the one before
+            operation, result = step[1:].split("=")
+            assert eval(f"{value}{operation}") % 10 == int(result)
+            value = int(result)
         assert reply == turns(plain)[1] == f"The answer is {value}."
 
 

@@ -11,9 +11,11 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, flops_ratio, majority_baseline, rate, say
 from pipeline.chapters.material import Material, Row, dialogue
+from pipeline.errors import PipelineError
 from pipeline.statistics import slope_interval
 
 QUESTIONS = (
@@ -56,21 +58,24 @@ class Problem:
         return self.results[-1]
 
     def question(self, rng: random.Random) -> str:
-        return rng.choice(QUESTIONS).format(a=self.start, ops=" ".join(self.operations))
+        return rng.choice(QUESTIONS).format(a=self.start, ops=" ".join(self.labelled))
+
+    @property
+    def labelled(self) -> list[str]:
+        """ "A+5", "B*3": a letter before each operation, by which the working finds its place in the question."""
+        return [f"{letter}{operation}" for letter, operation in zip(ascii_uppercase, self.operations, strict=False)]
 
     def working(self, results: Sequence[int] | None = None) -> str:
-        """ "7+5=2 2*3=6": each step with its result, or with `results` in the place of the true ones."""
+        """ "7 A+5=2 B*3=6": each step with its result, or with `results` in the place of the true ones."""
         results = self.results if results is None else results
-        before = [self.start, *results]
-        return " ".join(
-            f"{value}{op}={after}" for value, op, after in zip(before, self.operations, results, strict=False)
-        )
+        steps = [f"{operation}={result}" for operation, result in zip(self.labelled, results, strict=True)]
+        return " ".join([str(self.start), *steps])
 
 
 def problem_in(question: str) -> Problem | None:
     """The problem that a question asks, None for other text."""
     found = re.search(r"Begin with (\d): ([^.]+)\.", question)
-    return Problem(int(found[1]), tuple(found[2].split())) if found else None
+    return Problem(int(found[1]), tuple(operation[1:] for operation in found[2].split())) if found else None
 
 
 def apply(value: int, operation: str) -> int:
@@ -112,11 +117,13 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`NAME/train` for the arms `working`, `direct`, `filler`, `corrupted`, row for row the same questions; `hybrid/train` for
     `which_model`: all answers in the manner of the row's mode; and the held-out `steps`."""
     rng = material.rng
+    if settings.most_steps > len(ascii_uppercase):
+        raise PipelineError(f"tokens_to_think: most_steps: found {settings.most_steps}, there is a letter for 26 only.")
     train, heldout = split(settings, rng)
     arms: dict[str, list[Row]] = {name: [] for name in ("working", "direct", "filler", "corrupted", "hybrid")}
     for problem in train:
         question = problem.question(rng)
-        filler = " ".join("0+0=0" for _ in problem.operations)
+        filler = " ".join(["0", *("A+0=0" for _ in problem.operations)])
         corrupted = problem.working([rng.randrange(10) for _ in problem.operations])
         arms["working"].append(dialogue(question, thought(problem.working(), problem.answer)))
         arms["direct"].append(dialogue(question, reply(problem.answer)))
