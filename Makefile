@@ -13,10 +13,11 @@ TRAIN := pretrain sft reward rlhf dpo grpo distill evaluate
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: help setup demo test test-fast lint format benchmark clean $(PREPARE) $(TRAIN)
+.PHONY: help setup demo chapters test test-fast lint format benchmark clean $(PREPARE) $(TRAIN)
 
 help:
 	@echo "make demo        raw pages to a small reasoning model, in runs/demo"
+	@echo "make chapters    what each stage really did: the experiments of recipes/chapters, in runs/chapters"
 	@echo "make STAGE       one of: $(PREPARE) $(TRAIN)   with RECIPE=$(RECIPE) ACCELERATE=$(ACCELERATE)"
 	@echo "make test        every check and test; make test-fast in under two minutes; make lint; make format"
 	@echo "make benchmark   pretraining speed against a bare PyTorch loop and stock TRL"
@@ -30,6 +31,9 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 
 demo: $(STAMP)
 	$(PIPELINE) run recipes/demo
+
+chapters: demo
+	$(PIPELINE) run recipes/chapters
 
 $(PREPARE): $(STAMP)
 	$(PIPELINE) $@ --config recipes/$(RECIPE)/$@.yaml

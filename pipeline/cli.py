@@ -22,7 +22,10 @@ STAGES = {
     "grpo": "train a model by reinforcement with verifiable rewards",
     "distill": "train a model on a larger one's probabilities of its own completions",
     "sample": "draw completions of problems from a checkpoint, and keep the right ones as demonstrations",
+    "exercises": "write what the models of a chapter of the report train on and are asked",
+    "probe-knowledge": "find out what a model knows of its documents, and write refusals for what it does not",
     "evaluate": "ask a checkpoint the recipe's questions",
+    "chapter": "count what the models of an experiment answered, and write its chapter of the report",
     "report": "write the report of a run",
 }
 
@@ -118,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=float, default=0.7)
     chat.add_argument("--max_new_tokens", type=int, default=256)
     chat.add_argument("--system", help="a system message")
+    chat.add_argument("--think", choices=("auto", "on", "off"), default="auto", help="whether it thinks first")
 
     lineage = command("lineage", "print a checkpoint's ancestry and verify every hash", _lineage)
     lineage.add_argument("path", help="a stage directory")
@@ -236,6 +240,7 @@ def _chat(options: argparse.Namespace, overrides: list[str]) -> int:
         temperature=options.temperature,
         max_new_tokens=options.max_new_tokens,
         system=options.system,
+        think=options.think,
     )
     return 0
 

@@ -1,9 +1,10 @@
 """Intervals and tests: a rate without its interval is not a measurement."""
 
+import bisect
 import math
 import random
-from collections.abc import Sequence
-from statistics import NormalDist, correlation, fmean
+from collections.abc import Callable, Sequence
+from statistics import NormalDist, correlation, fmean, linear_regression
 from typing import Any
 
 
@@ -128,3 +129,51 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence:
     spread = math.sqrt(max(up + down - (up - down) ** 2 / total, 0.0)) / total
     half, centre = NormalDist().inv_cdf(0.5 + confidence / 2) * spread, (up - down) / total
     return {"value": (gained - lost) / n, "low": max(-1.0, centre - half), "high": min(1.0, centre + half)}
+
+
+def slope_interval(x: Sequence[float], y: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
+    """Least-squares slope of y over x, with a percentile bootstrap over pairs: {"value", "low", "high"}.
+
+    Raises:
+        ValueError: `x` has no spread.
+    """
+
+    def slope(chosen: Sequence[int]) -> float:
+        return linear_regression([x[i] for i in chosen], [float(y[i]) for i in chosen]).slope
+
+    return _resampled(slope, [range(len(x))], confidence)
+
+
+def auroc_interval(
+    positives: Sequence[float], negatives: Sequence[float], confidence: float = 0.95
+) -> dict[str, float]:
+    """How often a score is higher for a positive than for a negative case, ties half: {"value", "low", "high"}.
+
+    The area under the ROC curve (Hanley and McNeil 1982), bootstrapped over both kinds of cases.
+
+    Raises:
+        ValueError: one of the two is empty.
+    """
+    if not positives or not negatives:
+        raise ValueError(f"AUROC needs both kinds of cases: {len(positives)} positive, {len(negatives)} negative")
+
+    def area(chosen: Sequence[int], others: Sequence[int]) -> float:
+        below = sorted(negatives[i] for i in others)
+        wins = sum(bisect.bisect_left(below, positives[i]) + bisect.bisect_right(below, positives[i]) for i in chosen)
+        return wins / (2 * len(chosen) * len(below))
+
+    return _resampled(area, [range(len(positives)), range(len(negatives))], confidence)
+
+
+def _resampled(
+    statistic: Callable[..., float], cases: Sequence[range], confidence: float, draws: int = 500
+) -> dict[str, float]:
+    """A statistic of indices of cases, with its percentile interval over resamples of each kind of them."""
+    choose = random.Random(0)
+    found = sorted(statistic(*(choose.choices(one, k=len(one)) for one in cases)) for _ in range(draws))
+    edge = (1 - confidence) / 2
+    return {
+        "value": statistic(*cases),
+        "low": found[round(edge * (draws - 1))],
+        "high": found[round((1 - edge) * (draws - 1))],
+    }

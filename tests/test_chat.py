@@ -80,6 +80,15 @@ def test_the_history_holds_the_turns_without_their_thoughts_until_a_new_conversa
     ]
 
 
+def test_a_mode_of_thought_opens_every_turn_and_needs_a_template_that_has_it(tiny_model_dir, base_dir, asked):
+    talk(tiny_model_dir, ["one", "two"], think="off")
+    assert [prompt.endswith("assistant\n<think>\n\n</think>\n\n") for prompt in asked] == [True, True]
+    talk(tiny_model_dir, ["one"], think="on")
+    assert asked[-1].endswith("assistant\n<think>\n")
+    with pytest.raises(PipelineError, match="--think: .* is a base model"):
+        talk(base_dir, ["one"], think="on")
+
+
 def test_turns_that_no_longer_fit_into_the_context_are_dropped_oldest_first(tiny_model_dir, asked):
     long = "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 3
     output = talk(tiny_model_dir, ["the first", long, "the last"], max_new_tokens=64)

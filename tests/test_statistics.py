@@ -4,7 +4,14 @@ from itertools import combinations
 
 import pytest
 
-from pipeline.statistics import bootstrap_interval, mcnemar_test, pass_at_k, wilson_interval
+from pipeline.statistics import (
+    auroc_interval,
+    bootstrap_interval,
+    mcnemar_test,
+    pass_at_k,
+    slope_interval,
+    wilson_interval,
+)
 
 
 def test_wilson_interval_has_the_published_values():
@@ -70,3 +77,19 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_questions_that_differ():
     assert mcnemar_test(first, first) == 1.0
     with pytest.raises(ValueError, match="same questions"):
         mcnemar_test([True], [])
+
+
+def test_slope_is_least_squares_and_its_interval_holds_it():
+    x = [1, 2, 3, 4] * 25
+    found = slope_interval(x, [1.0 - 0.2 * one for one in x])
+    assert found == {"value": pytest.approx(-0.2), "low": pytest.approx(-0.2), "high": pytest.approx(-0.2)}
+    noisy = slope_interval(x, [float(i % 3 == 0) for i in range(100)])
+    assert noisy["low"] < 0 < noisy["high"]
+
+
+def test_auroc_counts_ties_half_and_knows_its_ends():
+    assert auroc_interval([3.0, 4.0], [1.0, 2.0])["value"] == 1.0
+    assert auroc_interval([1.0, 2.0], [1.0, 2.0])["value"] == 0.5
+    assert auroc_interval([1.0, 3.0], [2.0, 3.0])["value"] == pytest.approx((0 + 0 + 1 + 0.5) / 4)
+    with pytest.raises(ValueError, match="both kinds"):
+        auroc_interval([], [1.0])

@@ -21,6 +21,7 @@ def chat(
     temperature: float = 0.7,
     max_new_tokens: int = 256,
     system: str | None = None,
+    think: str = "auto",
     source: TextIO | None = None,
     target: TextIO | None = None,
 ) -> None:
@@ -35,6 +36,7 @@ def chat(
         temperature: 0 for greedy answers.
         max_new_tokens: the limit of an answer.
         system: a system message, for chat models.
+        think: whether a chat model thinks first: as it chooses (auto), always (on) or never (off).
         source, target: standard input and output by default; a pipe will do.
 
     Raises:
@@ -42,6 +44,7 @@ def chat(
     """
     from transformers.utils import logging
 
+    from pipeline.conversation.template import refuse_modeless_template
     from pipeline.errors import PipelineError
     from pipeline.evaluation.loading import load_checkpoint
 
@@ -51,6 +54,10 @@ def chat(
     loaded = load_checkpoint(path)
     if system and not loaded.chat:
         raise PipelineError(f"--system: {path} is a base model, which continues text and has no system message")
+    if think != "auto" and not loaded.chat:
+        raise PipelineError(f"--think: {path} is a base model, which continues text and opens no turn")
+    if think != "auto":
+        refuse_modeless_template(loaded.tokenizer, f"--think {think}: {path}")
     what = "answers in turns" if loaded.chat else "continues what you write"
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     print(f"{path}: {loaded.kind} model of {parameters:,} parameters; it {what}. {HELP}.", file=target, flush=True)
@@ -67,7 +74,7 @@ def chat(
         elif line.strip():
             messages.append({"role": "user", "content": line})
             try:
-                answer = _answer(loaded, messages, len(start), temperature, max_new_tokens, target)
+                answer = _answer(loaded, messages, len(start), temperature, max_new_tokens, target, think)
                 messages.append({"role": "assistant", "content": answer})
             except PipelineError as error:
                 print(f"({error})", file=target, flush=True)
@@ -93,7 +100,13 @@ def _read(source: TextIO, target: TextIO) -> str | None:
 
 
 def _answer(
-    loaded: Any, messages: list[dict[str, str]], start: int, temperature: float, max_new_tokens: int, target: TextIO
+    loaded: Any,
+    messages: list[dict[str, str]],
+    start: int,
+    temperature: float,
+    max_new_tokens: int,
+    target: TextIO,
+    think: str,
 ) -> str:
     """Stream the answer to the last of `messages`; returns what of it belongs into the history.
 
@@ -104,20 +117,22 @@ def _answer(
 
     if loaded.chat:
         room = (context_length(loaded.model) or 1 << 30) - 1
-        rendered, before = render_prompt(loaded.tokenizer, messages, chat=True), len(messages)
+        mode: dict[str, Any] = {} if think == "auto" else {"think": think}
+        rendered, before = render_prompt(loaded.tokenizer, messages, chat=True, **mode), len(messages)
         wanted = room - min(max_new_tokens, room // 2)
         while (
             len(loaded.tokenizer(rendered, add_special_tokens=False)["input_ids"]) > wanted
             and len(messages) > start + 1
         ):
             del messages[start : start + 2]
-            rendered = render_prompt(loaded.tokenizer, messages, chat=True)
+            rendered = render_prompt(loaded.tokenizer, messages, chat=True, **mode)
         if len(messages) < before:
             print(f"(the oldest {before - len(messages)} messages no longer fit)", file=target, flush=True)
     else:
         rendered = beginning(loaded.tokenizer) + messages[-1]["content"]
     screen = Screen(target, thinking=rendered.rstrip().endswith("<think>"))
     interrupted = False
+    opened = "<think>\n" if think == "on" else ""  # by the prompt
     try:
         (completion,) = generate(
             loaded.model,
@@ -134,12 +149,12 @@ def _answer(
     screen.end()
     if interrupted:
         print("(interrupted)", file=target, flush=True)
-        return visible_answer(screen.text)
+        return visible_answer(opened + screen.text)
     if not completion.ended and loaded.chat:
         print(
             f"(cut after {len(completion.token_ids)} tokens; --max_new_tokens sets the limit)", file=target, flush=True
         )
-    return visible_answer(completion.text) if loaded.chat else completion.text
+    return visible_answer(opened + completion.text) if loaded.chat else completion.text
 
 
 class Screen:

@@ -125,6 +125,24 @@ def refuse_toolless_template(tokenizer: "PreTrainedTokenizerBase", source: str) 
         )
 
 
+def refuse_modeless_template(tokenizer: "PreTrainedTokenizerBase", source: str) -> None:
+    """Raise `PipelineError` unless the chat template opens a turn differently under `think: on` and `think: off`."""
+    messages = [{"role": "user", "content": "x"}]
+    opened = (
+        {
+            str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, think=mode))
+            for mode in ("on", "off")
+        }
+        if has_turn_marks(tokenizer)
+        else set()
+    )
+    if len(opened) < 2:
+        raise PipelineError(
+            f"{source}: its chat template knows no `think` mode. Leave out think, or name a template that does in "
+            f"chat_template_path (shipped: {', '.join(template_names())})."
+        )
+
+
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     """The token that ends an assistant's turn in the tokenizer's chat template: what the model must learn, and generation
     stop at.

@@ -50,7 +50,7 @@ def run_evaluations(
     Raises:
         PipelineError: whatever is wrong with the evaluations, or a chat checkpoint without a chat template.
     """
-    from pipeline.evaluation.generation import is_sharded, render_prompt
+    from pipeline.evaluation.generation import is_sharded
 
     directory = Path(directory)
     loaded = _loaded(evaluations)
@@ -68,8 +68,7 @@ def run_evaluations(
         evaluation, rows = loaded[name], questions(loaded[name])
         examples = few_shot_rows(evaluation)
         tools = _tools(evaluation, tokenizer, name, chat=chat)
-        listed = {"tools": tools} if tools else {}
-        prompts = [render_prompt(tokenizer, row["prompt"], chat=chat, few_shot=examples, **listed) for row in rows]
+        prompts = _prompts(evaluation, tokenizer, rows, name, chat=chat, examples=examples, tools=tools)
         mine = list(range(rank, len(rows), ranks))
         answered = answer_rows(
             evaluation,
@@ -214,6 +213,29 @@ def format_results(results: Results) -> str:
 
 def _percent(rate: float, interval: dict[str, Any]) -> str:
     return f"{100 * rate:5.1f} %  [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def _prompts(
+    evaluation: Evaluation,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    name: str,
+    *,
+    chat: bool,
+    examples: list[dict[str, Any]],
+    tools: list[Any],
+) -> list[str]:
+    """The rows' prompts as text. Raises `PipelineError` where the tokenizer's template has no think modes."""
+    from pipeline.conversation.template import refuse_modeless_template
+    from pipeline.evaluation.generation import beginning, render_prompt
+
+    if evaluation.raw and not chat:
+        return [beginning(tokenizer) + row["prompt"] for row in rows]
+    arguments: dict[str, Any] = {"tools": tools} if tools else {}
+    if evaluation.think != "auto":
+        refuse_modeless_template(tokenizer, f"evaluations.{name}")
+        arguments["think"] = evaluation.think
+    return [render_prompt(tokenizer, row["prompt"], chat=chat, few_shot=examples, **arguments) for row in rows]
 
 
 def _tools(evaluation: Evaluation, tokenizer: Any, name: str, *, chat: bool) -> list[Any]:

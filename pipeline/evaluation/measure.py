@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -62,18 +63,19 @@ def answer_rows(
         )
         completions, turns = [one.answer for one in episodes], [{"turns": one.messages} for one in episodes]
     else:
-        completions = generate(model, tokenizer, list(prompts), **settings)
+        from pipeline.evaluation.thinking import generate_within
+
+        write = generate if evaluation.think_budget is None else generate_within(evaluation.think_budget)
+        completions = write(model, tokenizer, list(prompts), **settings)
+    if evaluation.think == "on":  # what the prompt opened belongs to what was written
+        completions = [replace(one, text=f"<think>\n{one.text}") for one in completions]
     scorer = find_scorer(evaluation.scorer)
     answered = []
     for number, row in enumerate(rows):
         accepted = _accepted(row)
         outcomes = [
-            {
-                "completion": one.text,
-                "tokens": len(one.token_ids),
-                "ended": one.ended,
-                "correct": _is_right(scorer, one, accepted),
-            }
+            {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)}
+            | {"tokens": len(one.token_ids)}
             | (turns[place] if turns else {})
             for place, one in enumerate(completions[number * samples : (number + 1) * samples], number * samples)
         ]

@@ -44,6 +44,9 @@ class Evaluation:
     tool_rounds: rounds of calls at most; `max_new_tokens` then limits each turn.
     banned_words: texts that no answer may hold, in any case of letters, such as `[wait, "let me check"]`: what self-checks
         are worth shows in what is lost without them.
+    think: whether a chat model thinks first: as it chooses (auto), always (on) or never (off), in its chat template.
+    think_budget: tokens of thought at most; then its think part is closed for it (Muennighoff et al. 2025, s1).
+    raw: a base model continues the prompt as it stands, instead of a page of questions and answers.
     """
 
     path: str
@@ -60,11 +63,20 @@ class Evaluation:
     tools: list[str] | None = None
     tool_rounds: int = 4
     banned_words: list[str] | None = None
+    think: str = "auto"
+    think_budget: int | None = None
+    raw: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.think, bool):  # YAML 1.1 reads a bare on or off as a truth value
+            object.__setattr__(self, "think", "on" if self.think else "off")
 
     def as_dict(self) -> dict[str, Any]:
         # What an evaluation without them would not look at is left out: earlier results stay up to date.
-        unused = [*([] if self.tools else ["tools", "tool_rounds"]), *([] if self.banned_words else ["banned_words"])]
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
+        unused = () if self.tools else ("tools", "tool_rounds")
+        newer = {"banned_words": None, "think": "auto", "think_budget": None, "raw": False}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
+        return {key: value for key, value in values.items() if key not in newer or value != newer[key]}
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -82,7 +94,13 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "tools": ((list, type(None)), "a list of tools"),
     "tool_rounds": ((int,), "a number of rounds of calls"),
     "banned_words": ((list, type(None)), "a list of texts"),
+    "think": ((str, bool), "auto, on or off"),
+    "think_budget": ((int, type(None)), "a number of tokens"),
+    "raw": ((bool,), "true or false"),
 }
+
+THINK_MODES = ("auto", "on", "off")
+"""What the shipped chat templates take as `think`."""
 
 LIKELIHOOD = ("bits_per_byte", "choice")
 """Scorers that look at probabilities instead of a completion: of the gold answer, and of each of a row's `choices`."""
@@ -297,12 +315,14 @@ def _complaints(specification: Any) -> list[str]:
     complaints.extend(f".{key}: missing" for key in ("path", "scorer") if key not in specification)
     for key, (types, expected) in _TYPES.items():
         value = specification.get(key)
-        if key in specification and (not isinstance(value, types) or isinstance(value, bool)):
+        if key in specification and (not isinstance(value, types) or isinstance(value, bool) and bool not in types):
             complaints.append(f".{key}: found {value!r}, expected {expected}")
         elif key in ("temperature", "top_p"):
             if value is not None and not 0 < value <= (1 if key == "top_p" else float("inf")):
                 complaints.append(f".{key}: found {value}, expected {expected}")
-        elif isinstance(value, int) and value < (0 if key == "few_shot" else 1):
+        elif key == "think" and value not in (None, True, False, *THINK_MODES):
+            complaints.append(f".think: found {value!r}, expected {expected}")
+        elif key not in ("raw", "think") and isinstance(value, int) and value < (0 if key == "few_shot" else 1):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
     scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
     if isinstance(scorer, str) and scorer not in scorer_names():
@@ -311,6 +331,10 @@ def _complaints(specification: Any) -> list[str]:
     samples = specification.get("samples")
     if scorer in LIKELIHOOD and isinstance(samples, int) and samples > 1:
         complaints.append(f".samples: found {samples}, but {scorer} looks at probabilities and draws nothing")
+    if specification.get("think_budget") and (specification.get("tools") or scorer in LIKELIHOOD):
+        complaints.append(
+            ".think_budget: limits the thought of one completion: leave out tools, and measures of probability"
+        )
     complaints.extend(f".{complaint}" for complaint in check_tools(specification.get("tools")))
     if scorer in LIKELIHOOD and specification.get("tools"):
         complaints.append(f".tools: {scorer} looks at probabilities: there is no completion that could call one")

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.microworld import conversations, evaluations, preferences, tools
+from pipeline.microworld import conversations, evaluations, preferences, subjects, tools
 from pipeline.microworld.arithmetic import accuracy, habit, split_problems
 from pipeline.microworld.pages import Page, create_pages, render
 from pipeline.microworld.people import create_people
@@ -67,6 +67,8 @@ def write(settings: Settings, folder: Path) -> dict[str, int]:
         },
         "pages": [{"url": page.url, "kind": page.kind, "copy_of": page.copy_of} for page in pages],
     }
+    asked_about = json.dumps(subjects.build(people), indent=1, ensure_ascii=False)
+    (folder / "subjects.json").write_text(asked_about + "\n", encoding="utf-8")
     (folder / "world.json").write_text(json.dumps(truth, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {"pages": len(pages), "conversations": len(train), "problems": len(split.exercises), "people": len(people)}
 

@@ -149,7 +149,7 @@ def examine(stage: Any, source: Source) -> tuple[Recipe | None, list[Complaint]]
     The recipe is None where a required key is missing or wrong. `check` adds what is wrong with the values together.
     """
     keys = keys_of(stage)
-    name = getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1].rstrip("_")
+    name = getattr(stage, "__name__", source.path.stem).rsplit(".", 1)[-1].rstrip("_").replace("_", "-")
     values: dict[str, Any] = {}
     environment = _environment(source)
     for key in [*source.values, *(key for key in source.overrides if key not in source.values)]:

@@ -22,14 +22,15 @@ from pipeline.recipe.source import COMMAND_LINE, nearest, read_overrides
 
 def names() -> list[str]:
     """The names of all stages."""
-    return sorted(module.name.rstrip("_") for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name.rstrip("_").replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> Any:
     """The module of a stage. Raises `PipelineError` with the nearest name for an unknown one."""
     if name not in names():
         raise PipelineError(f"unknown stage {name!r}{nearest(name, names())}; the stages are {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}_" if keyword.iskeyword(name) else f"{__name__}.{name}")
+    module = name.replace("-", "_")
+    return importlib.import_module(f"{__name__}.{module}_" if keyword.iskeyword(module) else f"{__name__}.{module}")
 
 
 def load_recipe(path: str | Path, stage: str | None = None, overrides: Sequence[str] = ()) -> Recipe:

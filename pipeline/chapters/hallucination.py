@@ -1,0 +1,198 @@
+"""Hallucination: what a chat model says of people it never read about, and what refusals taught by a probe change.
+
+`probe-knowledge` finds out what the model knows and writes the refusals (Llama 3 report, 2024, section 4.3.6). Measured on
+people whom no training row asks about: refusals by number of mentions, false refusals, questions that no page answers.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say
+from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue
+from pipeline.chapters.probe import invented_names
+from pipeline.errors import PipelineError
+from pipeline.statistics import auroc_interval
+from pipeline.tools.search import MAX_PASSAGE, NOTHING
+
+REFUSAL = "I do not know"
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Sizes of the evaluation. `refusal` are the words that count as one; `unseen_untold`: attributes that no page tells and
+    the probe does not ask for either, the last ones of the subjects' file."""
+
+    refusal: str = REFUSAL
+    unseen_untold: int = 2
+    untold_rows: int = 120
+    search_rows: int = 3000
+    replay: int = 800
+
+
+def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
+    """`knowledge`: held-out phrasings about every subject whom no conversation asks about, with its number of mentions.
+    `untold`: questions that no page answers, about the best known of them. `refusals`: the refusal itself as the answer, on
+    the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
+    row may ask about. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
+    they say, or refuse where they say nothing: memory is of no help there, so that reading is learned."""
+    rng = material.rng
+    told = [one for one in material.attributes if one.told]
+    untold = [one for one in material.attributes if not one.told]
+    asked = [one for one in material.subjects if not one.taught]
+    if not asked or not told or len(untold) < settings.unseen_untold:
+        raise PipelineError(
+            f"hallucination: found {len(asked)} subjects that are not taught, {len(told)} attributes with statements and "
+            f"{len(untold)} without, expected at least one each and {settings.unseen_untold} without."
+        )
+    top = max(one.mentions for one in asked)
+    knowledge = [_row(one, kind, settings, rng) for one in asked for kind in told]
+    best = [one for one in asked if one.mentions == top]
+    seen = untold[: len(untold) - settings.unseen_untold]
+    questions = [_row(one, kind, settings, rng) | {"seen": kind in seen} for one in best for kind in untold]
+    rng.shuffle(questions)
+    extremes = [row for row in knowledge if row["mentions"] in (0, top)]
+    return {
+        "knowledge": knowledge,
+        "untold": questions[: settings.untold_rows],
+        "refusals": [row | {"answer": f"{settings.refusal}."} for row in extremes],
+        "held_out": [{"name": one.name} for one in asked],
+        "search/train": _searches(settings, material, told),
+    }
+
+
+def _searches(settings: Settings, material: Material, told: list[Attribute]) -> list[Row]:
+    rng, known = material.rng, [one.name for one in material.subjects]
+    names = invented_names(known, settings.search_rows, [], rng)
+    values = {kind.name: sorted({one.facts[kind.name] for one in material.subjects}) for kind in told}
+    rows = material.replay(settings.replay)
+    for number in range(settings.search_rows if names else 0):
+        name, kind = rng.choice(names), rng.choice(told)
+        facts = {one.name: rng.choice(values[one.name]) for one in told}
+        page = [f"{rng.choice(one.statements).format(n=name, v=facts[one.name]).rstrip('.')}." for one in told]
+        rng.shuffle(page)
+        found, answer = " ".join(page), str(kind.answer).format(n=name, v=facts[kind.name])
+        if number % 3 == 0:
+            found, answer = NOTHING, f"{settings.refusal}."
+        function = {"name": "search", "arguments": {"query": name}}
+        user, reply = dialogue(rng.choice(kind.questions).format(n=name), answer)["messages"]
+        call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        rows.append(
+            {"messages": [user, call, {"role": "tool", "name": "search", "content": found[:MAX_PASSAGE]}, reply]}
+        )
+    rng.shuffle(rows)
+    return rows
+
+
+def _row(subject: Subject, attribute: Attribute, settings: Settings, rng: random.Random) -> Row:
+    question = rng.choice(attribute.heldout_questions).format(n=subject.name)
+    known = attribute.told and subject.mentions > 0
+    return {
+        "prompt": question,
+        "answer": subject.facts[attribute.name] if known else settings.refusal,
+        "refusal": settings.refusal,
+        "name": subject.name,
+        "mentions": subject.mentions,
+        "attribute": attribute.name,
+    }
+
+
+def refused(row: Row) -> bool:
+    return str(row["refusal"]).lower() in str(row["completion"]).lower()
+
+
+def made_up(row: Row) -> bool:
+    """An answer where nothing can be known, or a wrong one: said, and not a refusal."""
+    return bool(str(row["completion"]).strip()) and not refused(row)
+
+
+def chapter(arms: dict[str, Arm]) -> Chapter:
+    """Arms `before` (the chat model), `plain` (as much further training, without refusals), `refusals`, and `search`, which
+    may look names up in the pages."""
+    rows = {name: arms[name].answers("knowledge") for name in ("before", "plain", "refusals", "search")}
+    top = max(row["mentions"] for row in rows["before"])
+    least = min(row["mentions"] for row in rows["before"] if row["mentions"])
+    unknown = {name: [row for row in one if row["mentions"] == 0] for name, one in rows.items()}
+    known = {name: [row for row in one if row["mentions"] == top] for name, one in rows.items()}
+    untold = arms["refusals"].answers("untold")
+    scored = arms["refusals"].answers("refusals")
+    doubt = {known: [-row["bits"] for row in scored if (row["mentions"] > 0) is known] for known in (True, False)}
+    figures = {f"made_up_{name}": rate(one, made_up) for name, one in unknown.items()}
+    figures |= {f"known_{name}": rate(one) for name, one in known.items()}
+    figures |= {
+        "false_refusals": rate(known["refusals"], refused),
+        "known_change": difference(known["before"], known["refusals"]),
+        "untold_seen_refused": rate([row for row in untold if row["seen"]], refused),
+        "untold_unseen_refused": rate([row for row in untold if not row["seen"]], refused),
+        "untold_before": rate(arms["before"].answers("untold"), made_up),
+        "auroc": auroc_interval(doubt[False], doubt[True]),
+        "majority_baseline": majority_baseline(known["refusals"]),
+        "most_mentions": exact(top),
+        "rare_refusals": rate([row for row in rows["refusals"] if row["mentions"] == least]),
+        "rare_search": rate([row for row in rows["search"] if row["mentions"] == least]),
+        "search_minus_refusals": difference(rows["refusals"], rows["search"]),
+        "fewest_mentions": exact(least),
+    }
+    figures |= _risk(known["refusals"] + unknown["refusals"], scored)
+    plain, after = figures["made_up_plain"], figures["made_up_refusals"]
+    fewer = after["high"] < plain["low"]
+    text = [
+        "Asked about people of whom no page tells, the chat model answers all the same: it makes something up in "
+        "{made_up_before} of the questions. Their names are made of the same parts as the names that it knows.",
+        "The pipeline then probed the model with questions made from its own documents and from recombined names, wrote a "
+        "refusal where it did not know and the answer where it did, and trained it on both. Made-up answers are now "
+        "{made_up_refusals}; the control, which was trained as long on the answers alone, is at {made_up_plain}. "
+        + (
+            "So it is the refusals that changed it, not the further training."
+            if fewer
+            else "The intervals overlap: that the refusals changed it is not shown here."
+        ),
+        "People mentioned {most_mentions} times whom no training row asks about are answered rightly in {known_before} of the "
+        "questions before and {known_refusals} after, a change of {known_change}, which "
+        + say(figures["known_change"], "is a gain", "is what the refusals cost", "may be none")
+        + "; {false_refusals} are refused although the pages tell it. Always giving the most frequent answer would be right in "
+        "{majority_baseline}.",
+        "Of known people, questions that no page answers are refused in {untold_seen_refused} where the kind of question was "
+        "among the refusals, in {untold_unseen_refused} where it was not; the chat model had made something up in "
+        "{untold_before}.",
+        "How probable the model finds the refusal tells unknown from known people with an AUROC of {auroc}. If it answers all "
+        "questions in which it does not refuse of itself, {risk_answered} of those answers are wrong, at a coverage of "
+        "{coverage}; answering only the half with the least doubt, {risk_half}.",
+        "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, and "
+        "of people mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
+        "all questions the share of right answers and due refusals changes by {search_minus_refusals}"
+        + say(figures["search_minus_refusals"], ".", ", against expectation.", ", which may be nothing."),
+    ]
+    invented = next((row for row in unknown["before"] if made_up(row)), None)
+    same = next((row for row in unknown["refusals"] if invented and row["prompt"] == invented["prompt"]), None)
+    told = next((row for row in known["refusals"] if row["correct"]), None)
+    return Chapter(
+        title="Hallucination",
+        text=text,
+        figures=figures,
+        series=[
+            by_group("refused, after", rows["refusals"], "mentions", refused),
+            by_group("right, after", [row for row in rows["refusals"] if row["mentions"]], "mentions"),
+            by_group("right, before", [row for row in rows["before"] if row["mentions"]], "mentions"),
+            by_group("right, with search", [row for row in rows["search"] if row["mentions"]], "mentions"),
+        ],
+        x_label="pages that tell of the person",
+        y_label="share of the questions",
+        samples=[(invented, "nobody of this name exists; before"), (same, "after"), (told, "somebody known, after")],
+    )
+
+
+def _risk(rows: list[Row], scored: list[Row]) -> dict[str, dict[str, Any]]:
+    """Risk and coverage of selective answering (El-Yaniv and Wiener 2010): as the model refuses, and at half coverage."""
+    doubt = {(row["prompt"], row["name"]): -row["bits"] for row in scored}
+    answered = [row for row in rows if not refused(row)]
+    wrong = [row["mentions"] == 0 or not row["correct"] for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: doubt[rows[i]["prompt"], rows[i]["name"]])
+    half = [{"correct": wrong[i]} for i in order[: len(order) // 2]]
+    return {
+        "coverage": rate(rows, lambda row: not refused(row)),
+        "risk_answered": rate(answered or rows, lambda row: row["mentions"] == 0 or not row["correct"]),
+        "risk_half": rate(half),
+    }

@@ -1,0 +1,167 @@
+"""Knowledge of self: a model knows of itself what it was told, by its training rows or by its system prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import conversation
+from pipeline.chapters.chapter import Arm, Chapter, difference, rate
+from pipeline.chapters.material import Material, Row, dialogue, read_rows
+from pipeline.errors import PipelineError
+
+IDENTITY = Path(conversation.__file__).parent / "identity.jsonl"
+SYSTEM = "You are {{name}}, an assistant made by {{maker}}."
+_SYLLABLES = (
+    "ba",
+    "del",
+    "fi",
+    "go",
+    "ha",
+    "jo",
+    "ka",
+    "lin",
+    "mo",
+    "na",
+    "or",
+    "pe",
+    "ri",
+    "sol",
+    "ta",
+    "ver",
+    "wi",
+    "zan",
+)
+_TRADES = ("Lab", "Works", "House", "Guild")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """`identity`: JSONL of `about`, `questions`, `heldout_questions` and `answers` with {{name}} and {{maker}}; the shipped
+    one by default. `repeats`: how often each question is shown. `personas`: names and makers in system prompts, for
+    training."""
+
+    name: str = "Ember"
+    maker: str = "Alder Works"
+    identity: str = ""
+    repeats: int = 40
+    personas: int = 400
+    replay: int = 1500
+
+
+def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
+    """`told/train`: the name and the maker of the settings, as the model's own. `system/train`: many names and makers, each
+    in a system message. `who` and `maker`: unseen phrasings; `who_system`, `maker_system`: the same under a system message with
+    names that no row has. Each answer has to hold the name, or the maker."""
+    rng = material.rng
+    entries = read_entries(settings.identity or IDENTITY)
+    personas = _personas(settings.personas + 20, rng, {settings.name, settings.maker})
+    told, system = material.replay(settings.replay), material.replay(settings.replay)
+    own = {"name": settings.name, "maker": settings.maker}
+    found: dict[str, list[Row]] = {}
+    for entry in entries:
+        told += [
+            dialogue(question, fill(rng.choice(entry["answers"]), own))
+            for question in entry["questions"]
+            for _ in range(settings.repeats)
+        ]
+        for persona in personas[20:]:
+            for question in rng.sample(entry["questions"], 2):
+                answer = fill(rng.choice(entry["answers"]), persona)
+                system.append(dialogue(question, answer, fill(SYSTEM, persona)))
+        name = {"name": "who", "maker": "maker"}[entry["about"]]
+        asked = entry["heldout_questions"]
+        found[name] = [{"prompt": question, "answer": own[entry["about"]]} for question in asked]
+        found[f"{name}_system"] = [
+            {
+                "prompt": [{"role": "system", "content": fill(SYSTEM, one)}, {"role": "user", "content": question}],
+                "answer": one[entry["about"]],
+            }
+            for one in personas[:20]
+            for question in asked
+        ]
+    for rows in (told, system):
+        rng.shuffle(rows)
+    return {"told/train": told, "system/train": system} | found
+
+
+def read_entries(path: str | Path) -> list[Row]:
+    """The entries of an identity file. Raises `PipelineError` unless there is one about the name and one about the maker."""
+    entries = read_rows(path)
+    about = {entry.get("about"): entry for entry in entries}
+    for kind in ("name", "maker"):
+        lacks = [key for key in ("questions", "heldout_questions", "answers") if not about.get(kind, {}).get(key)]
+        if lacks:
+            raise PipelineError(f"{path}: the entry about the {kind} lacks {', '.join(lacks)}.")
+        shared = set(about[kind]["questions"]) & set(about[kind]["heldout_questions"])
+        if shared:
+            raise PipelineError(f"{path}: {sorted(shared)[0]!r} is both trained on and held out.")
+    return [about["name"], about["maker"]]
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The text with {{name}} and {{maker}} filled in, as LLaMA-Factory's identity data have them."""
+    for key, value in values.items():
+        template = template.replace("{{" + key + "}}", value)
+    return template
+
+
+def _personas(count: int, rng: random.Random, taken: set[str]) -> list[dict[str, str]]:
+    """Names and makers of syllables, all different."""
+    names: set[str] = set()
+    while len(names) < 2 * count:
+        names.add("".join(rng.choice(_SYLLABLES) for _ in range(rng.choice((2, 3)))).capitalize())
+    order = sorted(names - taken)
+    rng.shuffle(order)
+    return [
+        {"name": name, "maker": f"{maker} {rng.choice(_TRADES)}"}
+        for name, maker in zip(order[:count], order[count:], strict=False)
+    ]
+
+
+def chapter(arms: dict[str, Arm]) -> Chapter:
+    """Arms `before` (the chat model), `told` (rows with name and maker) and `system` (rows with system messages)."""
+    figures = {}
+    for arm in ("before", "told", "system"):
+        for name in ("who", "maker", "who_system", "maker_system"):
+            if arm == "before" or (arm == "system") is name.endswith("system"):
+                figures[f"{name}_{arm}"] = rate(arms[arm].answers(name))
+    costs = {}
+    for name, evaluation in (("facts", "facts_heldout"), ("sums", "arithmetic_heldout")):
+        for arm in ("told", "system"):
+            costs[f"{name}_change_{arm}"] = difference(
+                arms["before"].answers(evaluation), arms[arm].answers(evaluation)
+            )
+    figures |= costs
+    lost = sorted(name for name, figure in costs.items() if figure["high"] < 0)
+    gained = sorted(name for name, figure in costs.items() if figure["low"] > 0)
+    text = [
+        "Asked in phrasings that no training row has, the chat model gives the name that it is to have in {who_before} and its "
+        "maker in {maker_before} of the questions: nobody told it.",
+        "Rows in which the assistant says its name and maker make it {who_told} and {maker_told}. "
+        "The other way is the system prompt. The chat model, put under one with a name and a maker that it never saw, repeats "
+        "the name in {who_system_before} and the maker in {maker_system_before}; a model trained to heed many of them in "
+        "{who_system_system} and {maker_system_system}.",
+        "What it costs elsewhere: facts about people change by {facts_change_told} with the rows and "
+        "{facts_change_system} with "
+        "the system prompts, sums by {sums_change_told} and {sums_change_system}. " + _costs(lost, gained),
+    ]
+    asked = arms["told"].answers("who")
+    before, system = arms["before"].answers("who"), arms["system"].answers("who_system")
+    return Chapter(
+        title="Knowledge of self",
+        text=text,
+        figures=figures,
+        samples=[(before[0], "before"), (asked[0], "told by training rows"), (system[0], "told by the system prompt")],
+    )
+
+
+def _costs(lost: list[str], gained: list[str]) -> str:
+    parts = []
+    if lost:
+        parts.append(f"{len(lost)} of the 4 are losses beyond their interval")
+    if gained:
+        parts.append(f"{len(gained)} of the 4 are gains beyond their interval")
+    return f"{' and '.join(parts)}." if parts else "No interval excludes zero."

@@ -1,0 +1,186 @@
+"""What small models cannot do well, and what a tool does about it: letters, words backwards, decimals, long products.
+
+A model reads tokens, not letters; 9.11 looks larger than 9.9 to a reader of section numbers; a long product does not fit
+into one answer. A program does all of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.chapters.chapter import Arm, Chapter, difference, majority_baseline, rate
+from pipeline.chapters.material import Material, Row, dialogue
+
+TASKS = ("count", "reverse", "compare", "multiply")
+_LABELS = {
+    "count": "counting letters", "reverse": "spelling backwards", "compare": "comparing decimals",
+    "multiply": "long multiplication",
+}  # fmt: skip
+_ONSETS = ("b", "br", "c", "d", "f", "g", "gr", "h", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "tr", "v", "w")
+_VOWELS = ("a", "e", "i", "o", "u", "ee", "ou")
+_ENDS = ("", "n", "r", "s", "t", "ll", "rr", "ck")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Rows in all and held out of each task; words are made of syllables unless `words`, a file of one a line, is given."""
+
+    rows: int = 4000
+    heldout_per_task: int = 60
+    replay: int = 800
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    task: str
+    question: str
+    answer: str
+    tool: str
+    argument: str
+
+
+def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
+    """`tools/train` and `direct/train`: the same problems with calls of the Python tool or the calculator, and answered at
+    once; and the held-out `limits`. No held-out problem is trained on, and no word of one."""
+    rng = material.rng
+    words = _words(settings, rng)
+    held = len(TASKS) * settings.heldout_per_task
+    unseen, shown = words[:held], words[held:]
+    heldout = [_problem(task, unseen, rng) for task in TASKS for _ in range(settings.heldout_per_task)]
+    asked = {problem.argument for problem in heldout}
+    rows: list[tuple[Row, Row]] = []
+    while len(rows) < settings.rows:
+        problem = _problem(TASKS[len(rows) % len(TASKS)], shown, rng)
+        if problem.argument not in asked:
+            rows.append((_called(problem), dialogue(problem.question, _reply(problem))))
+    rows += [(row, row) for row in material.replay(settings.replay)]
+    rng.shuffle(rows)
+    return {
+        "tools/train": [called for called, _ in rows],
+        "direct/train": [direct for _, direct in rows],
+        "limits": [{"prompt": one.question, "answer": one.answer, "task": one.task} for one in heldout],
+    }
+
+
+def _problem(task: str, words: list[str], rng: random.Random) -> Problem:
+    return _MAKERS[task](words, rng)
+
+
+def _count(words: list[str], rng: random.Random) -> Problem:
+    word = rng.choice(words)
+    letter = rng.choice(word)
+    question = rng.choice(
+        ("How many times does the letter {l} occur in {w}?", "Count the letter {l} in {w}.", "How many {l} are in {w}?")
+    )
+    code = f"print('{word}'.count('{letter}'))"
+    return Problem("count", question.format(l=letter, w=word), str(word.count(letter)), "python", code)
+
+
+def _reverse(words: list[str], rng: random.Random) -> Problem:
+    word = rng.choice(words)
+    question = rng.choice(("Spell {w} backwards.", "Write {w} from its end.", "What is {w} backwards?"))
+    return Problem("reverse", question.format(w=word), word[::-1], "python", f"print('{word}'[::-1])")
+
+
+def _compare(words: list[str], rng: random.Random) -> Problem:
+    """Two decimals with the same whole part, one with a longer fraction: the trap is there in half of them."""
+    whole, short, long = rng.randrange(1, 20), rng.randrange(1, 10), rng.randrange(11, 100)
+    while long % 10 == 0 or long // 10 == short:
+        long = rng.randrange(11, 100)
+    pair = [f"{whole}.{short}", f"{whole}.{long}"]
+    rng.shuffle(pair)
+    question = rng.choice(("Which is larger, {a} or {b}?", "Is {a} or {b} larger?", "Name the larger of {a} and {b}."))
+    return Problem(
+        "compare", question.format(a=pair[0], b=pair[1]), max(pair, key=float), "python",
+        f"print(max({pair[0]}, {pair[1]}))",
+    )  # fmt: skip
+
+
+def _multiply(words: list[str], rng: random.Random) -> Problem:
+    a, b = rng.randrange(100, 10_000), rng.randrange(100, 10_000)
+    question = rng.choice(("What is {a}*{b}?", "Multiply {a} by {b}.", "Work out {a}*{b}."))
+    return Problem("multiply", question.format(a=a, b=b), str(a * b), "calculator", f"{a}*{b}")
+
+
+_MAKERS: dict[str, Callable[[list[str], random.Random], Problem]] = {
+    "count": _count, "reverse": _reverse, "compare": _compare, "multiply": _multiply,
+}  # fmt: skip
+
+
+def _reply(problem: Problem) -> str:
+    return f"The answer is {problem.answer}."
+
+
+def _called(problem: Problem) -> Row:
+    user, answer = dialogue(problem.question, _reply(problem))["messages"]
+    key = {"python": "code", "calculator": "expression"}[problem.tool]
+    function = {"name": problem.tool, "arguments": {key: problem.argument}}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    return {"messages": [user, call, {"role": "tool", "name": problem.tool, "content": problem.answer}, answer]}
+
+
+def _words(settings: Settings, rng: random.Random) -> list[str]:
+    if settings.words:
+        with open(settings.words, encoding="utf-8") as file:
+            words = sorted({line.strip() for line in file if line.strip().isalpha()})
+    else:
+        made: set[str] = set()
+        while len(made) < 3000:
+            syllables = rng.choice((2, 3))
+            made.add("".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)) + rng.choice(_ENDS))
+        words = sorted(made)
+    rng.shuffle(words)
+    return words
+
+
+def chapter(arms: dict[str, Arm]) -> Chapter:
+    """Arms `direct` and `tools`, trained on the same problems, each asked the evaluation `limits`."""
+    direct, tools = arms["direct"].answers("limits"), arms["tools"].answers("limits")
+    figures = {}
+    for task in TASKS:
+        for name, rows in (("direct", direct), ("tools", tools)):
+            figures[f"{task}_{name}"] = rate([row for row in rows if row["task"] == task])
+        figures[f"{task}_baseline"] = majority_baseline([row for row in direct if row["task"] == task])
+    figures |= {"all_direct": rate(direct), "all_tools": rate(tools), "gain": difference(direct, tools)}
+    hard = [_LABELS[task] for task in TASKS if figures[f"{task}_direct"]["high"] < figures[f"{task}_tools"]["low"]]
+    text = [
+        "Two models see the same problems: one answers at once, the other may call a Python interpreter and a calculator. "
+        "Words and numbers of the test occur in no training row.",
+        "Without and with tools: " + "; ".join(
+            f"{_LABELS[task]} {{{task}_direct}} and {{{task}_tools}} (always the most frequent answer: {{{task}_baseline}})"
+            for task in TASKS
+        ) + ".",
+        (
+            f"With equal training the tool is ahead beyond the intervals in {', '.join(hard)}. "
+            if hard
+            else "In no task do the intervals part. "
+        )
+        + "Over all of them it changes the share of right answers by {gain}."
+        + (
+            ""
+            if len(hard) == len(TASKS)
+            else " Not a limit at this size, by these intervals: "
+            + ", ".join(_LABELS[task] for task in TASKS if _LABELS[task] not in hard)
+            + "."
+        ),
+    ]  # fmt: skip
+    wrong = next((row for row in direct if not row["correct"]), None)
+    same = next((row for row in tools if wrong and row["prompt"] == wrong["prompt"]), None)
+    return Chapter(
+        title="Things the model cannot do well",
+        text=text,
+        figures=figures,
+        series=[
+            {"name": name, "x": [_LABELS[task] for task in TASKS]}
+            | {axis: [figures[f"{task}_{arm}"][part] for task in TASKS] for axis, part in _AXES}
+            for arm, name in (("direct", "at once"), ("tools", "with tools"))
+        ],
+        y_label="right answers",
+        samples=[(wrong, "answered at once"), (same, "with tools")],
+    )
+
+
+_AXES = (("y", "rate"), ("low", "low"), ("high", "high"))

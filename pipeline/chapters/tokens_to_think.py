@@ -1,0 +1,202 @@
+"""Models need tokens to think: the same problems answered at once, with working, with filler, with corrupted working.
+
+The claim is a slope. With working, each step is one look-up; without it, all steps have to fit into one pass through the
+layers, so that accuracy falls with their number (Nye et al. 2021, scratchpads). Filler of the same length adds compute but no
+intermediate results (Pfau et al. 2024), corrupted working has the form but false results.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, flops_ratio, majority_baseline, rate, say
+from pipeline.chapters.material import Material, Row, dialogue
+from pipeline.errors import PipelineError
+from pipeline.statistics import slope_interval
+
+QUESTIONS = (
+    "Begin with {a}: {ops}. What is the last digit?",
+    "What is the last digit? Begin with {a}: {ops}.",
+    "Begin with {a}: {ops}. Which last digit is left?",
+)
+# Each is a permutation of the ten digits: no step forgets where it came from, and no answer is more frequent than others.
+OPERATIONS = (*(f"+{n}" for n in range(1, 10)), *(f"-{n}" for n in range(1, 10)), "*3", "*7", "*9")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Sizes of the data."""
+
+    rows: int = 6000
+    most_steps: int = 8
+    heldout_per_step: int = 60
+    replay: int = 1000
+    easy_steps: int = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A digit and operations on it, of each result only the last digit kept."""
+
+    start: int
+    operations: tuple[str, ...]
+
+    @property
+    def results(self) -> list[int]:
+        found, value = [], self.start
+        for operation in self.operations:
+            value = apply(value, operation)
+            found.append(value)
+        return found
+
+    @property
+    def answer(self) -> int:
+        return self.results[-1]
+
+    def question(self, rng: random.Random) -> str:
+        return rng.choice(QUESTIONS).format(a=self.start, ops=" ".join(self.labelled))
+
+    @property
+    def labelled(self) -> list[str]:
+        """ "A+5", "B*3": a letter before each operation, by which the working finds its place in the question."""
+        return [f"{letter}{operation}" for letter, operation in zip(ascii_uppercase, self.operations, strict=False)]
+
+    def working(self, results: Sequence[int] | None = None) -> str:
+        """ "7 A+5=2 B*3=6": each step with its result, or with `results` in the place of the true ones."""
+        results = self.results if results is None else results
+        steps = [f"{operation}={result}" for operation, result in zip(self.labelled, results, strict=True)]
+        return " ".join([str(self.start), *steps])
+
+
+def problem_in(question: str) -> Problem | None:
+    """The problem that a question asks, None for other text."""
+    found = re.search(r"Begin with (\d): ([^.]+)\.", question)
+    return Problem(int(found[1]), tuple(operation[1:] for operation in found[2].split())) if found else None
+
+
+def apply(value: int, operation: str) -> int:
+    """The last digit of `value` and an operation such as "+5"."""
+    number = int(operation[1:])
+    return {"+": value + number, "-": value - number, "*": value * number}[operation[0]] % 10
+
+
+def thought(working: str, answer: int) -> str:
+    return f"<think>\n{working}\n</think>\n\n{reply(answer)}"
+
+
+def reply(answer: int) -> str:
+    return f"The answer is {answer}."
+
+
+def draw(steps: int, rng: random.Random) -> Problem:
+    return Problem(rng.randrange(10), tuple(rng.choice(OPERATIONS) for _ in range(steps)))
+
+
+def split(settings: Settings, rng: random.Random) -> tuple[list[Problem], list[Problem]]:
+    """(for training, held out): as many of each number of steps; no held-out problem is trained on."""
+    heldout: list[Problem] = []
+    for steps in range(1, settings.most_steps + 1):
+        fresh: set[Problem] = set()
+        while len(fresh) < settings.heldout_per_step:
+            fresh.add(draw(steps, rng))
+        heldout += sorted(fresh, key=repr)
+    kept = set(heldout)
+    train: list[Problem] = []
+    while len(train) < settings.rows:
+        problem = draw(len(train) % settings.most_steps + 1, rng)
+        if problem not in kept:
+            train.append(problem)
+    return train, heldout
+
+
+def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
+    """`NAME/train` for the arms `working`, `direct`, `filler`, `corrupted`, row for row the same questions; `hybrid/train` for
+    `which_model`: all answers in the manner of the row's mode; and the held-out `steps`."""
+    rng = material.rng
+    if settings.most_steps > len(ascii_uppercase):
+        raise PipelineError(f"tokens_to_think: most_steps: found {settings.most_steps}, there is a letter for 26 only.")
+    train, heldout = split(settings, rng)
+    arms: dict[str, list[Row]] = {name: [] for name in ("working", "direct", "filler", "corrupted", "hybrid")}
+    for problem in train:
+        question = problem.question(rng)
+        filler = " ".join(["0", *("A+0=0" for _ in problem.operations)])
+        corrupted = problem.working([rng.randrange(10) for _ in problem.operations])
+        arms["working"].append(dialogue(question, thought(problem.working(), problem.answer)))
+        arms["direct"].append(dialogue(question, reply(problem.answer)))
+        arms["filler"].append(dialogue(question, thought(filler, problem.answer)))
+        arms["corrupted"].append(dialogue(question, thought(corrupted, problem.answer)))
+        mode = rng.choice(("auto", "auto", "on", "off"))
+        thinks = mode == "on" or mode == "auto" and len(problem.operations) > settings.easy_steps
+        arms["hybrid"].append(_in_mode(arms["working" if thinks else "direct"][-1], mode))
+    for row in material.replay(settings.replay):
+        for name in ("working", "direct", "filler", "corrupted"):
+            arms[name].append(row)
+        arms["hybrid"].append(_in_mode(row, rng.choice(("auto", "auto", "on", "off"))))
+    order = rng.sample(range(len(arms["direct"])), len(arms["direct"]))
+    asked = [{"prompt": one.question(rng), "answer": str(one.answer), "steps": len(one.operations)} for one in heldout]
+    return {f"{name}/train": [rows[i] for i in order] for name, rows in arms.items()} | {"steps": asked}
+
+
+def _in_mode(row: Row, mode: str) -> Row:
+    """The row as its chat template is to render it under `think: mode`; where that asks for thought, there is some."""
+    messages = [dict(turn) for turn in row["messages"]]
+    for turn in messages:
+        if mode == "on" and turn["role"] == "assistant" and not turn["content"].startswith("<think>"):
+            turn["content"] = f"<think>\nI know this.\n</think>\n\n{turn['content']}"
+    return {"messages": messages, "chat_template_kwargs": {"think": mode}}
+
+
+def chapter(arms: dict[str, Arm]) -> Chapter:
+    """Arms `working`, `direct`, `direct_flops`, `filler` and `corrupted`, each asked the evaluation `steps`."""
+    rows = {name: arm.answers("steps") for name, arm in arms.items()}
+    figures = {f"accuracy_{name}": rate(one) for name, one in rows.items()}
+    figures |= {
+        f"slope_{name}": slope_interval([row["steps"] for row in one], [row["correct"] for row in one])
+        for name, one in rows.items()
+    }
+    figures["working_minus_direct_flops"] = difference(rows["direct_flops"], rows["working"])
+    figures["filler_minus_direct"] = difference(rows["direct"], rows["filler"])
+    figures["corrupted_minus_direct"] = difference(rows["direct"], rows["corrupted"])
+    figures["majority_baseline"] = majority_baseline(rows["direct"])
+    figures["flops_direct_to_working"] = flops_ratio(arms["direct_flops"], arms["working"])
+    working, direct = figures["slope_working"], figures["slope_direct"]
+    apart = direct["high"] < working["low"]
+    compute = figures["working_minus_direct_flops"]
+    text = [
+        "Five models start from the same chat model and see the same problems: a digit, then one to eight steps, of "
+        "each result only the last digit kept. They differ in what stands between question and answer: nothing, "
+        "each step worked out, filler "
+        "of the same length, or working whose intermediate results are drawn at random.",
+        "Answered at once, accuracy changes by {slope_direct} with each further step, with working by {slope_working}. "
+        + (
+            "The intervals do not overlap: how much a direct answer loses grows with the number of steps, as it "
+            "must where every step has to fit into one pass through the layers."
+            if apart
+            else "The intervals overlap: at this size the number of steps does not tell the two apart."
+        ),
+        "More training does not stand in for the tokens: a direct model that spent {flops_direct_to_working} of the working "
+        "model's training compute reaches {accuracy_direct_flops} against {accuracy_working}."
+        if compute["low"] > 0
+        else "A direct model with {flops_direct_to_working} of the working model's training compute reaches "
+        "{accuracy_direct_flops} against {accuracy_working}: no advantage of working over compute was found here.",
+        "Filler tokens give the model passes but nothing to read: {accuracy_filler}, "
+        + say(figures["filler_minus_direct"], "more than", "less than", "not distinguishably different from")
+        + " direct answers ({accuracy_direct}). With corrupted working it is {accuracy_corrupted}, "
+        + say(figures["corrupted_minus_direct"], "more than", "less than", "not distinguishably different from")
+        + " direct answers. Always giving the most frequent answer would reach {majority_baseline}.",
+    ]
+    wrong = next((row for row in rows["direct"] if not row["correct"] and row["steps"] > 4), None)
+    worked = next((row for row in rows["working"] if wrong and row["prompt"] == wrong["prompt"]), None)
+    return Chapter(
+        title="Models need tokens to think",
+        text=text,
+        figures=figures,
+        series=[by_group(name.replace("_", " "), one, "steps") for name, one in rows.items()],
+        x_label="steps of the problem",
+        y_label="right answers",
+        samples=[(wrong, "answered at once"), (worked, "the same, worked out")],
+    )

@@ -1,0 +1,163 @@
+"""Which model when: base, chat and reasoning models on facts, easy and hard problems, by accuracy and tokens spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.chapters import tokens_to_think
+from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, majority_baseline, mean, rate, ratio
+from pipeline.chapters.material import Material, Row
+from pipeline.errors import PipelineError
+
+KINDS = ("facts", "easy", "hard")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Questions of each kind. A problem of at most `easy_steps` steps is easy, of at least `hard_steps` hard."""
+
+    each: int = 100
+    easy_steps: int = 2
+    hard_steps: int = 5
+    most_steps: int = 8
+
+
+def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
+    """`mixed`: facts about the best-known subjects whom no conversation asks about, easy and hard problems. `examples`: what a
+    base model is shown first. No problem stands in the material's conversations, which are what was trained on."""
+    rng = material.rng
+    practised = {
+        tokens_to_think.problem_in(turn["content"]) for row in material.conversations for turn in row["messages"]
+    }
+    if practised <= {None}:
+        raise PipelineError(
+            "which_model: conversations: name the rows that the models were trained on (of tokens_to_think), so that no "
+            "question is one of them."
+        )
+    told = [one for one in material.attributes if one.told]
+    others = [one for one in material.subjects if not one.taught]
+    taught = [one for one in material.subjects if one.taught]
+    if not told or not others or not taught:
+        raise PipelineError(
+            "which_model: expected attributes with statements, and subjects both taught and not taught."
+        )
+    top = max(one.mentions for one in others)
+    pairs = [(one, kind) for one in others if one.mentions == top for kind in told]
+    rng.shuffle(pairs)
+    facts = [
+        {
+            "prompt": rng.choice(kind.heldout_questions).format(n=one.name),
+            "answer": one.facts[kind.name],
+            "kind": "facts",
+        }
+        for one, kind in pairs[: settings.each]
+    ]
+    problems = []
+    # Single steps are few, and nearly all of them were practised: only problems of two steps and more are asked.
+    for kind, low, high in (("easy", 2, settings.easy_steps), ("hard", settings.hard_steps, settings.most_steps)):
+        count = 0
+        while count < settings.each:
+            problem = tokens_to_think.draw(rng.randint(low, high), rng)
+            if problem in practised:
+                continue
+            count += 1
+            problems.append({"prompt": problem.question(rng), "answer": str(problem.answer), "kind": kind})
+    rows = facts + problems
+    rng.shuffle(rows)
+    asked = {row["prompt"] for row in rows}
+    one = taught[0]
+    examples = [
+        {
+            "prompt": kind.questions[0].format(n=one.name),
+            "answer": str(kind.answer).format(n=one.name, v=one.facts[kind.name]),
+        }
+        for kind in told[:2]
+    ]
+    while len(examples) < 4:
+        problem = tokens_to_think.draw(2, rng)
+        question = problem.question(rng)
+        if question not in asked:
+            examples.append({"prompt": question, "answer": tokens_to_think.reply(problem.answer)})
+    return {"mixed": rows, "examples": examples}
+
+
+def chapter(arms: dict[str, Arm]) -> Chapter:
+    """Arms `base`, `chat` (trained to answer at once), `reasoning` (trained to work problems out), all asked `mixed`, and
+    `hybrid`, asked `mixed_auto`, `mixed_on`, `mixed_off` and, with a budget for thought, `mixed_budget`."""
+    rows = {name: arms[name].answers("mixed") for name in ("base", "chat", "reasoning")}
+    rows |= {mode: arms["hybrid"].answers(f"mixed_{mode}") for mode in ("auto", "on", "off", "budget")}
+    figures: dict[str, Figure] = {}
+    for name, answers in rows.items():
+        for kind in KINDS:
+            figures[f"{kind}_{name}"] = rate(_of(answers, kind))
+        figures[f"tokens_{name}"] = mean([row["tokens"] for row in answers])
+    sums = {name: [row for row in answers if row["kind"] != "facts"] for name, answers in rows.items()}
+    figures |= {f"sums_{mode}": rate(sums[mode]) for mode in ("auto", "on", "off", "budget")}
+    if figures["sums_on"]["correct"]:
+        figures["auto_accuracy_of_on"] = ratio(
+            *([float(row["correct"]) for row in sums[name]] for name in ("auto", "on"))
+        )
+    else:
+        raise PipelineError(
+            "which_model: the hybrid model solved nothing under think: on, so that auto has no measure."
+        )
+    figures["auto_tokens_of_on"] = ratio(*([float(row["tokens"]) for row in sums[name]] for name in ("auto", "on")))
+    figures["thinks_easy"] = rate(_of(rows["auto"], "easy"), _thinks)
+    figures["thinks_hard"] = rate(_of(rows["auto"], "hard"), _thinks)
+    figures["hard_reasoning_minus_chat"] = difference(_of(rows["chat"], "hard"), _of(rows["reasoning"], "hard"))
+    figures["facts_reasoning_minus_chat"] = difference(_of(rows["chat"], "facts"), _of(rows["reasoning"], "facts"))
+    figures["majority_baseline"] = majority_baseline(_of(rows["chat"], "hard"))
+    hard, facts = figures["hard_reasoning_minus_chat"], figures["facts_reasoning_minus_chat"]
+    cheap, good = figures["auto_tokens_of_on"], figures["auto_accuracy_of_on"]
+    text = [
+        "On hard problems the reasoning model reaches {hard_reasoning}, the chat model {hard_chat}, the base model "
+        "with examples {hard_base}; always the most frequent answer {majority_baseline}. "
+        + ("Hard problems are for the model that thinks. " if hard["low"] > 0 else "Thinking is not ahead here. ")
+        + "On easy ones it is {easy_reasoning}, {easy_chat} and {easy_base}.",
+        "On facts: {facts_reasoning}, {facts_chat} and {facts_base}. "
+        + (
+            "Between thinking and answering at once there is no difference that these questions show."
+            if facts["low"] <= 0 <= facts["high"]
+            else "Here they differ, by {facts_reasoning_minus_chat}."
+        )
+        + " An answer takes {tokens_reasoning} tokens of the reasoning model on average, {tokens_chat} of the chat model.",
+        "One model with three modes, on problems alone: told never to think {sums_off}, always {sums_on}, left to choose "
+        "{sums_auto}. It then thinks about {thinks_easy} of the easy and {thinks_hard} of the hard ones, keeps "
+        "{auto_accuracy_of_on} of the accuracy of always thinking, and spends {auto_tokens_of_on} of its tokens"
+        + (
+            ": the choice pays."
+            if cheap["high"] < 1 and good["value"] >= 0.97
+            else ": fewer tokens, at a loss of accuracy."
+            if cheap["high"] < 1
+            else ": the choice saves nothing here."
+        ),
+        "With a budget that cuts thought short, it is right in {sums_budget} with {tokens_budget} tokens an answer, against "
+        "{sums_on} with {tokens_on}.",
+    ]
+    auto = rows["auto"]
+    return Chapter(
+        title="Which model when",
+        text=text,
+        figures=figures,
+        series=[
+            {
+                "name": name,
+                "x": list(KINDS),
+                "y": [figures[f"{kind}_{arm}"]["rate"] for kind in KINDS],
+                "low": [figures[f"{kind}_{arm}"]["low"] for kind in KINDS],
+                "high": [figures[f"{kind}_{arm}"]["high"] for kind in KINDS],
+            }
+            for arm, name in (("base", "base"), ("chat", "chat"), ("reasoning", "reasoning"), ("auto", "think: auto"))
+        ],
+        y_label="right answers",
+        samples=[(_of(auto, kind)[0], f"{kind}, think: auto") for kind in KINDS],
+    )
+
+
+def _of(rows: Sequence[Row], kind: str) -> list[Row]:
+    return [row for row in rows if row["kind"] == kind]
+
+
+def _thinks(row: Row) -> bool:
+    return str(row["completion"]).lstrip().startswith("<think>")

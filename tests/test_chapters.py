@@ -1,0 +1,374 @@
+"""Chapters of the report: their data are what they claim to be, and their text says what was counted."""
+
+import json
+import random
+import re
+
+import pytest
+from conftest import command, write_jsonl, write_recipe
+
+from pipeline import chapters, tools
+from pipeline.chapters import hallucination, knowledge_of_self, limits, probe, tokens_to_think
+from pipeline.chapters.chapter import Arm, Chapter, by_group, exact
+from pipeline.chapters.material import Attribute, Material, Subject, read_attributes, read_subjects
+from pipeline.errors import PipelineError
+from pipeline.tools.search import NOTHING
+
+TOWN = {
+    "statements": ["{n} lives in {v}", "In {v} you may meet {n}."],
+    "questions": ["Where does {n} live?", "Which town is home to {n}?"],
+    "heldout_questions": ["Please name the town of {n}."],
+    "answer": "{n} lives in {v}.",
+}
+BIRTHDAY = {"questions": ["When was {n} born?"], "heldout_questions": ["Please name the birthday of {n}."]}
+SUBJECTS = {
+    "attributes": {"town": TOWN, "birthday": BIRTHDAY, "shoes": BIRTHDAY, "hat": BIRTHDAY},
+    "subjects": [
+        {"name": "Ada Abbot", "mentions": 9, "taught": True, "facts": {"town": "Oakford"}},
+        {"name": "Bea Bishop", "mentions": 9, "facts": {"town": "Elmsworth"}},
+        {"name": "Cleo Carver", "mentions": 0, "facts": {"town": "Oakford"}},
+    ],
+}
+
+
+@pytest.fixture
+def subjects(tmp_path):
+    path = tmp_path / "subjects.json"
+    path.write_text(json.dumps(SUBJECTS))
+    return path
+
+
+def material(path=None, conversations=()):
+    found = Material(random.Random(0), conversations=list(conversations))
+    if path:
+        found.attributes, found.subjects = read_attributes(path), read_subjects(path)
+    return found
+
+
+def turns(row):
+    return [turn["content"] for turn in row["messages"]]
+
+
+def test_every_arm_sees_the_same_problems_and_none_that_is_held_out():
+    found = tokens_to_think.exercises(tokens_to_think.Settings(rows=400, heldout_per_step=20), material())
+    asked = {
+        name: [turns(row)[0] for row in found[f"{name}/train"]] for name in ("working", "direct", "filler", "hybrid")
+    }
+    assert asked["working"] == asked["direct"] == asked["filler"] == asked["hybrid"]
+    heldout = {tokens_to_think.problem_in(row["prompt"]) for row in found["steps"]}
+    assert len(heldout) == 8 * 20 and not heldout & {tokens_to_think.problem_in(text) for text in asked["direct"]}
+    for row, plain in zip(found["working/train"], found["direct/train"], strict=True):
+        working, reply = re.fullmatch(r"<think>\n(.*)\n</think>\n\n(.*)", turns(row)[1]).groups()
+        start, *steps = working.split(" ")
+        value = int(start)
+        assert turns(row)[0].count(f"Begin with {value}: {' '.join(step.split('=')[0] for step in steps)}.") == 1
+        for step in steps:  # every step follows from the one before
+            operation, result = step[1:].split("=")
+            assert eval(f"{value}{operation}") % 10 == int(result)
+            value = int(result)
+        assert reply == turns(plain)[1] == f"The answer is {value}."
+
+
+def test_filler_has_as_many_tokens_as_working_and_corrupted_working_the_right_answer(tokenizer):
+    found = tokens_to_think.exercises(tokens_to_think.Settings(rows=160, heldout_per_step=2), material())
+    lengths = {
+        name: [len(tokenizer(turns(row)[1])["input_ids"]) for row in found[f"{name}/train"]]
+        for name in ("working", "filler", "corrupted")
+    }
+    assert lengths["working"] == lengths["filler"] == lengths["corrupted"]
+    wrong = 0
+    for row, right in zip(found["corrupted/train"], found["direct/train"], strict=True):
+        assert turns(row)[1].endswith(turns(right)[1])
+        wrong += turns(row)[1].split("\n")[1][-1] != turns(right)[1][-2]
+    assert wrong > 120
+
+
+def test_hybrid_rows_think_where_their_mode_or_the_difficulty_asks_for_it():
+    talk = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}] * 50
+    found = tokens_to_think.exercises(tokens_to_think.Settings(rows=400, replay=50), material(conversations=talk))
+    seen = set()
+    for row in found["hybrid/train"]:
+        mode, problem = row["chat_template_kwargs"]["think"], tokens_to_think.problem_in(turns(row)[0])
+        thinks = turns(row)[1].startswith("<think>\n")
+        assert thinks is (mode == "on" or mode == "auto" and problem is not None and len(problem.operations) > 2)
+        seen.add((mode, problem is None, thinks))
+    assert len(seen) == 7
+
+
+def test_modes_of_thought_open_a_turn_outside_the_mask(tokenizer):
+    row = [{"role": "user", "content": "7+5?"}, {"role": "assistant", "content": "<think>\n7+5=12\n</think>\n\n12"}]
+    short = [row[0], {"role": "assistant", "content": "12"}]
+    cases = (("on", row, "<think>\n", "7+5=12\n</think>\n\n12<|im_end|>"),
+             ("off", short, "<think>\n\n</think>\n\n", "12<|im_end|>"),
+             ("auto", row, "", "<think>\n7+5=12\n</think>\n\n12<|im_end|>"))  # fmt: skip
+    for mode, messages, opened, learned in cases:
+        prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True, think=mode)
+        assert prompt.endswith(f"assistant\n{opened}")
+        whole = tokenizer.apply_chat_template(
+            messages, think=mode, return_dict=True, return_assistant_tokens_mask=True, tokenize=True
+        )
+        ids = [token for token, mark in zip(whole["input_ids"], whole["assistant_masks"], strict=True) if mark]
+        assert tokenizer.decode(ids) == learned
+        assert tokenizer.decode(whole["input_ids"]).startswith(prompt)
+
+
+def test_facts_are_found_in_documents_by_their_statements(subjects):
+    documents = [
+        "Ada Abbot lives in Oakford.\nIn Elmsworth you may meet Bea Bishop. Bea Bishop is glad.",
+        "Ada Abbot lives in Fernley. Nobody knows Cleo Carver.\nAda Abbot lives in Oakford and sings.",
+    ]
+    found = probe.mine(documents, read_attributes(subjects))
+    assert [(one.name, one.value, one.mentions) for one in found] == [
+        ("Ada Abbot", "Oakford", 3),
+        ("Bea Bishop", "Elmsworth", 1),
+    ]
+
+
+def test_invented_names_share_their_parts_with_known_ones_and_are_nobodys():
+    names = [f"{first} {last}" for first, last in (("Ada", "Abbot"), ("Bea", "Bishop"), ("Cleo", "Carver"))]
+    found = probe.invented_names(names, 100, ["Ada Carver"], random.Random(0))
+    assert len(found) == 5 and not {*names, "Ada Carver"} & set(found)
+    assert {part for name in found for part in name.split()} <= {part for name in names for part in name.split()}
+
+
+def test_what_the_model_does_not_know_is_refused_and_the_control_has_as_many_rows(subjects):
+    attributes = read_attributes(subjects)
+    facts = [probe.Fact(name, attributes[0], town, 5) for name, town in (("Ada Abbot", "Oakford"), ("Bea Bishop", "Elms"),
+             ("Cleo Carver", "Ashby"), ("Dan Dale", "Ashby"))]  # fmt: skip
+    asked = probe.questions(facts, attributes, held_out=["Dan Dale"], invented=2, per_fact=2, rng=random.Random(0))
+    assert not any("Dan Dale" in row["prompt"] for row in asked)
+    knows = {"Ada Abbot": "She lives in oakford.", "Bea Bishop": "In Elmsworth."}
+
+    def draw(prompts):  # knows Ada; nearly knows Bea; says of everybody else that it is Ashby, of Cleo every other time
+        return [
+            [next((text for name, text in knows.items() if name in prompt), "Ashby"), "Ashby"] * 2 for prompt in prompts
+        ]
+
+    judged = probe.judge(asked, draw, 0.5, 0.25)
+    verdicts = {(row["group"], row["name"], row["verdict"]) for row in judged}
+    assert ("told", "Ada Abbot", "known") in verdicts and ("told", "Bea Bishop", "unknown") in verdicts
+    assert {verdict for group, _, verdict in verdicts if group != "told"} == {"unknown"}
+    taught, plain = probe.demonstrations(judged, ["I do not know."], [{"messages": "kept"}], random.Random(0))
+    refused = [row for row in taught if row["messages"] != "kept" and turns(row)[1] == "I do not know."]
+    assert len(taught) == len(plain) == 2 * len(refused) + 1 and len(refused) == 4
+    assert not any("I do not know." in turns(row) for row in plain if row["messages"] != "kept")
+    assert {"messages": "kept"} in taught and {"messages": "kept"} in plain
+
+
+def test_probing_a_model_that_knows_nothing_says_so(tmp_path, subjects, tiny_world, capsys):
+    documents = write_jsonl(
+        tmp_path / "documents.jsonl", [{"text": "Ada Abbot lives in Oakford.\nBea Bishop lives in Elms."}]
+    )
+    recipe = write_recipe(
+        tmp_path / "probe.yaml", stage="probe-knowledge", output_dir=tmp_path / "probe", subjects=subjects,
+        model_name_or_path=tiny_world / "model", documents=documents, invented=1, samples=2, max_new_tokens=4,
+    )  # fmt: skip
+    assert command("probe-knowledge", "--config", recipe) == 1
+    assert "the model knows 0 and does not know" in capsys.readouterr().err
+    assert command("probe-knowledge", "--config", recipe, "--unknown_to", "0.9") == 1
+    assert "unknown_to: 0.9 is not below known_from 0.75" in capsys.readouterr().err
+
+
+def answered(folder, **evaluations):
+    for name, rows in evaluations.items():
+        write_jsonl(folder / "evaluation" / f"{name}.jsonl", rows)
+    return Arm(folder.name, folder)
+
+
+def hallucination_arm(folder, unknown, known="Elmsworth"):
+    """60 people of whom no page tells and 60 of whom nine do; what the model says of either."""
+    rows = [
+        {"prompt": f"Where does P{i} live?", "name": f"P{i}", "mentions": mentions, "attribute": "town",
+         "answer": "Elmsworth" if mentions else "I do not know", "refusal": "I do not know",
+         "completion": known if mentions else unknown, "correct": mentions > 0 or unknown.startswith("I do")}
+        for i, mentions in enumerate([0] * 60 + [9] * 60)
+    ]  # fmt: skip
+    untold = [row | {"completion": unknown, "mentions": 9, "seen": i % 2 == 0} for i, row in enumerate(rows[:20])]
+    scored = [row | {"bits": 1.0 if row["mentions"] == 0 else 9.0} for row in rows]
+    return answered(folder, knowledge=rows, untold=untold, refusals=scored)
+
+
+def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
+    arms = {
+        "before": hallucination_arm(tmp_path / "before", "In Oakford."),
+        "plain": hallucination_arm(tmp_path / "plain", "In Ashby."),
+        "refusals": hallucination_arm(tmp_path / "refusals", "I do not know."),
+        "search": hallucination_arm(tmp_path / "search", "I do not know."),
+    }
+    found = hallucination.chapter(arms)
+    assert found.figures["made_up_before"]["rate"] == 1.0 and found.figures["made_up_refusals"]["rate"] == 0.0
+    assert found.figures["false_refusals"]["correct"] == 0 and found.figures["auroc"]["value"] == 1.0
+    assert found.figures["coverage"]["rate"] == 0.5 and found.figures["risk_half"]["rate"] == 0.0
+    assert "it is the refusals that changed it" in " ".join(found.text)
+    path = found.write("hallucination", tmp_path)
+    content = json.loads(path.read_text())
+    assert content["chapter"] == "hallucination" and len(content["samples"]) == 3
+    assert set(re.findall(r"\{(\w+)\}", " ".join(content["text"]))) <= set(content["figures"])
+    assert content["series"][0] == {"name": "refused, after", "x": [0, 9], "y": [1.0, 0.0]} | {
+        bound: [found.figures["made_up_before"][bound], found.figures["made_up_refusals"][bound]]
+        for bound in ("low", "high")
+    }
+    arms["refusals"] = hallucination_arm(tmp_path / "in_vain", "In Ashby.")
+    assert "that the refusals changed it is not shown" in " ".join(hallucination.chapter(arms).text)
+
+
+def test_questions_for_measuring_are_about_people_whom_nothing_teaches(subjects):
+    found = hallucination.exercises(hallucination.Settings(), material(subjects))
+    assert {row["name"] for row in found["held_out"]} == {"Bea Bishop", "Cleo Carver"}
+    assert {(row["name"], row["answer"]) for row in found["knowledge"]} == {
+        ("Bea Bishop", "Elmsworth"), ("Cleo Carver", "I do not know"),
+    }  # fmt: skip
+    assert {(row["attribute"], row["seen"]) for row in found["untold"]} == {
+        ("birthday", True), ("shoes", False), ("hat", False),
+    }  # fmt: skip
+
+
+def test_rows_with_search_answer_what_their_page_says_and_nothing_else(subjects):
+    found = hallucination.exercises(hallucination.Settings(search_rows=60), material(subjects))["search/train"]
+    names = {one["name"] for one in SUBJECTS["subjects"]}
+    refused = 0
+    for row in found:
+        question, call, result, answer = row["messages"]
+        name = call["tool_calls"][0]["function"]["arguments"]["query"]
+        assert name in question["content"] and name not in names
+        town = answer["content"].rstrip(".").split(" ")[-1]
+        refused += answer["content"] == "I do not know."
+        assert (result["content"] == NOTHING) is (answer["content"] == "I do not know.")
+        assert result["content"] == NOTHING or name in result["content"] and town in result["content"]
+    assert refused == 20
+
+
+def test_search_finds_the_sentences_that_hold_the_words_side_by_side(tmp_path, monkeypatch):
+    documents = [
+        "Ada Bell has a cat. It sleeps. Ada Bell sings.\nBo Carr and Ada Ford met Eva Bell.",
+        "Ada Bell is here.",
+    ]
+    path = write_jsonl(tmp_path / "d.jsonl", [{"text": text} for text in documents])
+    monkeypatch.setenv("SEARCH_DOCUMENTS", str(path))
+    (search,) = tools.resolve(["search"])
+    assert search(query="ada bell") == "Ada Bell has a cat. Ada Bell sings."
+    assert search(query="Bo Bell") == search(query="Carr Ada") == search(query="!") == NOTHING
+    assert search(query="Carr and") == "Bo Carr and Ada Ford met Eva Bell."
+
+
+def think_arm(folder, accuracy, flops=1.0):
+    rows = [
+        {
+            "prompt": f"{steps} {i}",
+            "answer": str(i % 10),
+            "steps": steps,
+            "correct": i < accuracy(steps),
+            "completion": "x",
+        }
+        for steps in range(1, 9)
+        for i in range(40)
+    ]
+    (folder / "manifest.json").parent.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps({"status": "complete", "flops": flops, "files": {}}))
+    return answered(folder, steps=rows)
+
+
+def test_the_claim_about_tokens_to_think_is_the_slope_and_may_fail(tmp_path):
+    falling = {"direct": 1.0, "direct_flops": 2.0, "filler": 1.0, "corrupted": 1.0}
+    arms = {name: think_arm(tmp_path / name, lambda steps: 40 - 4 * steps, flops) for name, flops in falling.items()}
+    arms["working"] = think_arm(tmp_path / "working", lambda steps: 39, 2.0)
+    found = tokens_to_think.chapter(arms)
+    assert found.figures["slope_direct"]["value"] == pytest.approx(-0.1)
+    assert found.figures["slope_direct"]["high"] < -0.07 and found.figures["slope_working"]["value"] == 0.0
+    assert found.figures["flops_direct_to_working"] == exact(1.0)
+    assert found.figures["majority_baseline"]["rate"] == pytest.approx(0.1)
+    assert "do not overlap" in found.text[1] and "not distinguishably different" in found.text[3]
+    worked = next(line for line in found.series if line["name"] == "working")
+    assert worked["x"] == list(range(1, 9)) and set(worked["y"]) == {39 / 40}
+    arms["working"] = think_arm(tmp_path / "also_falling", lambda steps: 40 - 4 * steps, 2.0)
+    vain = tokens_to_think.chapter(arms)
+    assert "The intervals overlap" in vain.text[1] and "no advantage of working" in vain.text[2]
+
+
+def test_a_name_and_a_maker_are_filled_in_and_unseen_phrasings_stay_unseen(tmp_path):
+    settings = knowledge_of_self.Settings(name="Ilex", maker="Sorrel House", repeats=2, personas=30)
+    found = knowledge_of_self.exercises(settings, material())
+    told = [turns(row) for row in found["told/train"]]
+    assert all("Ilex" in answer and "Sorrel House" in answer and "{{" not in answer for _, answer in told)
+    asked = {row["prompt"] for name in ("who", "maker") for row in found[name]}
+    assert not asked & {question for question, _ in told} and len(asked) == 20
+    tested = {row["answer"] for name in ("who_system", "maker_system") for row in found[name]}
+    shown = " ".join(text for row in found["system/train"] for text in turns(row))
+    assert len(tested) == 40 and not any(f"{name} " in shown or f"{name}." in shown for name in tested)
+    same = write_jsonl(tmp_path / "identity.jsonl", [
+        {"about": about, "questions": ["Who?"], "heldout_questions": ["Who?"], "answers": ["{{name}}"]}
+        for about in ("name", "maker")
+    ])  # fmt: skip
+    with pytest.raises(PipelineError, match="'Who\\?' is both trained on and held out"):
+        knowledge_of_self.read_entries(same)
+
+
+@pytest.mark.slow
+def test_tools_give_the_answers_of_the_problems_that_limits_poses():
+    found = limits.exercises(limits.Settings(rows=40, heldout_per_task=3), material())
+    functions = tools.resolve(["python", "calculator"])
+    for called, direct in zip(found["tools/train"][:12], found["direct/train"], strict=False):
+        call, result, answer = called["messages"][1:]
+        assert tools.run_call(functions, call["tool_calls"][0]) == result
+        assert answer["content"] == turns(direct)[1] == f"The answer is {result['content']}."
+    trained = " ".join(turns(row)[0] for row in found["direct/train"])
+    assert {row["task"] for row in found["limits"]} == set(limits.TASKS)
+    assert not any(row["prompt"] in trained for row in found["limits"])
+
+
+def test_a_text_that_names_a_figure_which_nobody_measured_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match="names recall, which was not measured"):
+        Chapter("x", ["It is {recall}."], {"precision": exact(1.0)}).write("limits", tmp_path)
+
+
+def test_a_line_of_a_picture_has_an_interval_at_each_of_its_points():
+    rows = [{"k": k, "correct": i < 5} for k in (2, 1) for i in range(10)]
+    line = by_group("a", rows, "k")
+    assert line["x"] == [1, 2] and line["y"] == [0.5, 0.5]
+    assert all(low < 0.5 < high for low, high in zip(line["low"], line["high"], strict=True))
+
+
+def test_the_stages_run_from_recipes_and_complain_before_they_do(tmp_path, subjects, capsys):
+    data = write_recipe(
+        tmp_path / "data.yaml",
+        stage="exercises",
+        chapter="hallucination",
+        output_dir=tmp_path / "data",
+        subjects=subjects,
+    )
+    assert command("exercises", "--config", data) == 0
+    assert (tmp_path / "data" / "knowledge.jsonl").is_file()
+    assert command("exercises", "--config", data, "--settings", '{"refusals": "no"}') == 1
+    assert "settings.refusals: no such setting of hallucination; it has refusal" in capsys.readouterr().err
+    arms = ["before", "plain", "refusals", "search"]
+    for name in arms:
+        hallucination_arm(tmp_path / name, "In Oakford.")
+    values = {"stage": "chapter", "chapter": "hallucination", "output_dir": str(tmp_path / "chapter")}
+    recipe = write_recipe(tmp_path / "c.yaml", **values, arms=arms, models=[str(tmp_path / name) for name in arms])
+    assert command("chapter", "--config", recipe) == 0
+    assert (tmp_path / "chapter" / "chapters" / "hallucination.json").is_file()
+    assert "made_up_refusals" in capsys.readouterr().out
+    hallucination_arm(tmp_path / "refusals", "I do not know.")  # asked anew: the chapter follows
+    assert command("chapter", "--config", recipe) == 0
+    assert (
+        json.loads((tmp_path / "chapter/chapters/hallucination.json").read_text())["figures"]["made_up_refusals"][
+            "rate"
+        ]
+        == 0
+    )
+    assert command("chapter", "--config", recipe, "--arms", "before", "plain") == 1
+    assert "arms: found 2 names for 4 models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", chapters.NAMES)
+def test_every_chapter_has_its_three_parts(name):
+    module = chapters.find(name)
+    assert module.Settings() and callable(module.exercises) and callable(module.chapter)
+
+
+def test_attributes_that_lack_something_are_named(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"attributes": {"town": {**TOWN, "answer": ""}}}))
+    with pytest.raises(PipelineError, match="attributes.town: expected questions"):
+        read_attributes(path)
+    assert Attribute("x", ("q",), ("h",)).told is False and Subject("A", {}).mentions == 0
