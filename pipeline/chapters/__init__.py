@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits", "which_model")
+NAMES = ("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits", "rlhf", "which_model")
 
 
 def find(name: str) -> Any:

@@ -53,8 +53,8 @@ def question_files(names: str | Sequence[str] | None, moved: tuple[Path, Path] |
         evaluations = read_yaml(name).get("evaluations")
         if isinstance(evaluations, str):  # the path of another YAML file that holds them
             evaluations = read_yaml(evaluations).get("evaluations")
-        sets = evaluations.values() if isinstance(evaluations, dict) else [None]
-        if not all(isinstance(one, dict) and "path" in one for one in sets):
+        sets = list(evaluations.values()) if isinstance(evaluations, dict) else [None]
+        if not evaluations or not all(isinstance(one, dict) and "path" in one for one in sets):
             raise PipelineError(
                 f"decontaminate: {name} names no `evaluations` with paths; expected a recipe that does."
             )

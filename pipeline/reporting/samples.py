@@ -37,7 +37,8 @@ def page(directory: str | Path) -> str:
     Args:
         directory: With `rollouts.jsonl`, as `pipeline.evaluation.rollouts.RolloutsCallback` writes it.
     """
-    from pipeline.reporting.page import TEMPLATES, render, spread
+    from pipeline.reporting.page import spread
+    from pipeline.reporting.render import TEMPLATES, render
 
     directory = Path(directory)
     rows, _ = json_lines(directory / ROLLOUTS)

@@ -102,7 +102,7 @@ def json_schema(completions: Sequence[Any], *, schema: Any = None, **columns: An
 
 def _calls(completion: Any) -> Iterator[Any]:
     """The tool calls of a completion, each as an object; None for one that is malformed."""
-    spoken = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+    spoken: Any = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
     for message in spoken:
         if message.get("role") != "assistant":
             continue

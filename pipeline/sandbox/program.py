@@ -171,7 +171,7 @@ def _walls(path: str, limits: Limits) -> list[str]:
 
 def _start(command: list[str], folder: str, payload: bytes, limit: float) -> tuple[bytes, bytes, bool]:
     """Standard output and error of the command, and whether it had to be killed."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, env={}, cwd=folder, start_new_session=True, **pipes)
     try:
         return *process.communicate(payload, timeout=limit), False
