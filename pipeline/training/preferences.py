@@ -110,7 +110,8 @@ def _turned_round(rows: Any, share: float, seed: int) -> Any:
         return rows
     import numpy as np
 
-    turned = set(np.random.default_rng(seed).permutation(len(rows))[: round(share * len(rows))].tolist())
+    # Not of the seed alone: `training_pairs` takes the first rows of that very permutation, which would all be turned
+    turned = set(np.random.default_rng((seed, 1)).permutation(len(rows))[: round(share * len(rows))].tolist())
 
     def turn(row: dict[str, Any], number: int) -> dict[str, Any]:
         return {"chosen": row["rejected"], "rejected": row["chosen"]} if number in turned else {}
