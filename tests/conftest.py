@@ -288,9 +288,9 @@ def injected_rollouts(prompts: list, trainer) -> dict:
 
 def injected_trainer() -> type:
     """TRL's GRPOTrainer with `injected_rollouts`."""
-    import trl
+    from trl.trainer import grpo_trainer
 
-    class GRPOTrainer(trl.GRPOTrainer):
+    class GRPOTrainer(grpo_trainer.GRPOTrainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, rollout_func=injected_rollouts, **kwargs)
 

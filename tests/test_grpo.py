@@ -251,7 +251,7 @@ def test_a_curriculum_goes_to_the_problems_in_its_band(tmp_path, tiny_world, mon
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"difficulty": 0.5}, "difficulty: found 0.5, expected"),
+        ({"difficulty": 0.5}, "difficulty: expected a mapping, found 0.5"),
         ({"difficulty": {"minimum": 0.1}}, "difficulty.minimum: no such key; there are min, max, outside"),
         ({"difficulty": {"min": 2}}, "difficulty.min: found 2, expected a share between 0 and 1"),
         ({"difficulty": {"min": 0.9, "max": 0.1}}, "difficulty.max: 0.1 is not above min, 0.9"),

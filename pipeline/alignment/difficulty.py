@@ -27,12 +27,10 @@ def verifiers_of(rewards: Sequence[Any]) -> dict[str, float]:
     return {reward.name: reward.high for reward in rewards if reward.kind == "verifier" and reward.high is not None}
 
 
-def check_difficulty(value: Any) -> list[str]:
+def check_difficulty(value: dict[str, Any] | None) -> list[str]:
     """Complaints about the recipe's `difficulty`, a mapping of `min`, `max` and `outside`."""
     if value is None:
         return []
-    if not isinstance(value, dict):
-        return [f"difficulty: found {value!r}, expected {{min: 0.1, max: 0.9}}, and `outside` if need be"]
     known = {name: field.default for name, field in Band.__dataclass_fields__.items()}
     complaints = [f"difficulty.{key}: no such key; there are {', '.join(known)}" for key in value.keys() - known]
     for key, given in {**known, **value}.items():
