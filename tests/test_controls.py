@@ -8,7 +8,8 @@ from conftest import ROOT, command, grpo_recipe, metrics_of, write_jsonl, write_
 from test_report import result, write_stage
 
 from pipeline import stages
-from pipeline.manifest import read_manifest
+from pipeline.evaluation.evaluate import model_fingerprint
+from pipeline.manifest import manifest_hash, read_manifest
 from pipeline.plan import plan
 from pipeline.recipe import RecipeError
 from pipeline.recipe.controls import ARMS, control_of
@@ -208,3 +209,24 @@ def test_a_report_says_what_rl_did_to_the_model_it_started_from_and_how_far_cont
     )
     assert "control" not in facts  # the chain of checkpoints leaves them out
     assert "grpo.control_sft" in summary_table(run)
+
+
+def test_a_model_outside_the_run_is_compared_by_an_evaluation_of_it_in_the_run(tmp_path):
+    base = write_stage(tmp_path / "demo", "pretrain", "base")
+    run = tmp_path / "run"
+    grpo = write_stage(run, "grpo", "base", (), {"facts": result(90, 100)})
+    manifest = read_manifest(grpo)
+    manifest["parents"] = [{"path": "../../demo/pretrain", "kind": "base", "manifest_hash": manifest_hash(base)}]
+    (grpo / "manifest.json").write_text(json.dumps(manifest))
+    for path, right in ((run / "base", 4), (grpo, 30)):
+        (path / "evaluation").mkdir(exist_ok=True, parents=True)
+        many = {"n": 40, "samples": 32, "correct": 40 * right, "rate": right / 32, "low": 0, "high": 1}
+        (path / "evaluation.json").write_text(json.dumps({"many": many}))
+        write_jsonl(path / "evaluation" / "many.jsonl", answered(*[right] * 40))
+    provenance = {"many": {"model": model_fingerprint(base)}}
+    (run / "base" / "evaluation" / "provenance.json").write_text(json.dumps(provenance))
+    assert claims(read_run(run))[0].startswith("grpo, many: RL concentrates what sampling already finds")
+    assert "RL concentrates what sampling already finds" in report(run).read_text()
+    provenance["many"]["model"] = "another"
+    (run / "base" / "evaluation" / "provenance.json").write_text(json.dumps(provenance))
+    assert claims(read_run(run)) == []

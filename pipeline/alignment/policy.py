@@ -134,7 +134,7 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     rows, decontamination = drop_contaminated(recipe, rows, name, directory)
     if evaluation is not None:
         evaluation = problems.prepare(evaluation, columns, name, chat=chat, system=recipe.arguments.system_prompt)
-    examples = read_examples(str(recipe.arguments.few_shot_path), few_shot or 0)
+    examples = read_examples(recipe.arguments.few_shot_path, few_shot) if few_shot else []
     if few_shot is not None:
 
         def asked(row: dict[str, Any]) -> dict[str, Any]:

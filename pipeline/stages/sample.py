@@ -113,7 +113,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     """Completions a problem, and their length."""
     arguments: Arguments = recipe.arguments
     drawn = {"rollouts": arguments.rollouts} if arguments.rollouts else {}
-    return {"samples": arguments.samples, **drawn, "max_new_tokens": arguments.max_new_tokens}
+    return {"completions_per_problem": arguments.samples, **drawn, "max_new_tokens": arguments.max_new_tokens}
 
 
 def run(recipe: Recipe) -> None:
