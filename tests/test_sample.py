@@ -31,7 +31,7 @@ def rows_of(path):
 
 
 def test_kept_are_right_finished_and_different_completions_with_their_provenance(tmp_path):
-    facts = keep(iter([LINE]), tmp_path, minimum=1.0, per_prompt=2, origin="runs/x")
+    facts = keep(iter([LINE]), tmp_path, minimum=1.0, per_prompt=2, origin={"model": "runs/x"})
     rows = rows_of(tmp_path / "train.jsonl")
     assert [row["messages"][-1]["content"] for row in rows] == ["It is 2.", "2"]
     assert rows[0]["messages"][0] == {"role": "user", "content": "What is 1 + 1?"}
@@ -46,7 +46,7 @@ def test_kept_are_right_finished_and_different_completions_with_their_provenance
 def test_nothing_kept_is_an_error_that_says_why(tmp_path):
     wrong = LINE | {"completions": LINE["completions"][2:4]}
     with pytest.raises(PipelineError, match="1 below minimum, 1 cut off"):
-        keep(iter([wrong]), tmp_path, minimum=1.0, per_prompt=2, origin="x")
+        keep(iter([wrong]), tmp_path, minimum=1.0, per_prompt=2, origin={"model": "x"})
 
 
 def test_an_interrupted_draw_goes_on_where_it_was_and_ends_the_same(tmp_path):
