@@ -182,11 +182,11 @@ def _reward(stage: Stage, others: Sequence[Stage]) -> Figure | None:
             axes.plot(*thinned(*series, points=20), color=colour, label=name)
         axes.set_xlabel("step")
         axes.set_ylabel("mean reward")
-        axes.legend()
+        axes.figure.legend(loc="outside upper left", ncols=2, fontsize=10)
 
     first, last = (sum(part) / len(part) for part in (rewards[:5], rewards[-5:]))
     alt = f"reward of {stage.name}: mean {first:.3f} over the first five logged steps, {last:.3f} over the last five"
-    return drawn("reward", alt + _seeds_told(others), draw)
+    return drawn("reward", alt + _seeds_told(others), draw, height=3.3)
 
 
 def _curve(stage: Stage, others: Sequence[Stage], key: str, title: str, unit: str) -> Figure | None:

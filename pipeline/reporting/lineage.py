@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from pipeline.reporting.run_folder import Run, parent_path
-from pipeline.reporting.table import count, duration
+from pipeline.reporting.table import duration
 
 _BOX, _HEIGHT, _LANE, _GAP, _PITCH = 148, 50, 14, 16, 88
 _SWEEPS = 4
@@ -41,12 +41,11 @@ def lineage_svg(run: Run) -> str:
             continue
         stage = stages.get(name)
         facts = [stage.kind or "stage", duration(stage.seconds)] if stage else ["from outside"]
-        facts += [f"{count(stage.tokens)} tokens"] if stage and stage.tokens and stage.metrics else []
         kind = "" if stage is None else " model" if stage.is_model else " data"
         boxes.append(
             f'<g class="node{kind}"><rect x="{x - _BOX / 2:g}" y="{y:g}" width="{_BOX}" height="{_HEIGHT}" rx="8"/>'
             f'<text x="{x:g}" y="{y + 20:g}" class="name">{escape(_short(name, 18))}</text>'
-            f'<text x="{x:g}" y="{y + 38:g}">{escape(_short(" · ".join(facts), 28))}</text></g>'
+            f'<text x="{x:g}" y="{y + 38:g}">{escape(" · ".join(facts))}</text></g>'
         )
     return (
         f'<svg class="lineage" role="img" aria-label="{escape(f"ancestry: {told}", quote=True)}" width="{width}" '

@@ -73,7 +73,9 @@ def _data(path: Sequence[str], value: Any, text: str) -> Any:
     from markupsafe import Markup
 
     number = value.get("rate", value.get("value")) if isinstance(value, dict) else value
-    return Markup('<data value="{}" data-path="{}">{}</data>').format(number, json.dumps(list(path)), text)
+    shown, bracket, interval = text.partition(" [")
+    marked = Markup(' <span class="interval">[{}</span>').format(interval) if bracket else ""
+    return Markup('<data value="{}" data-path="{}">{}{}</data>').format(number, json.dumps(list(path)), shown, marked)
 
 
 def _prose(text: str, chapter: Chapter, html: bool) -> Any:
