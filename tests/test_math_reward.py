@@ -91,7 +91,9 @@ def test_math_works_off_the_main_thread_and_from_several_at_once():
 
 
 def test_the_worker_ends_with_its_process():
-    code = "from pipeline.rewards.math_worker import shared_worker as w; w().judge('$1$', '$1$'); print(w().process.pid)"
+    code = (
+        "from pipeline.rewards.math_worker import shared_worker as w; w().judge('$1$', '$1$'); print(w().process.pid)"
+    )
     child = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
