@@ -33,7 +33,9 @@ def test_kept_completions_of_a_base_model_are_prompts_and_completions(tmp_path):
         "answer": "2",
         "completions": [{"text": " It is 2.", "ended": True, "reward": 1.0}],
     }
-    keep(iter([line]), tmp_path, minimum=1.0, per_prompt=2, origin="x", page=lambda prompt: f"Q: {prompt}\nA:")
+    keep(
+        iter([line]), tmp_path, minimum=1.0, per_prompt=2, origin={"model": "x"}, page=lambda prompt: f"Q: {prompt}\nA:"
+    )
     (row,) = rows_of(tmp_path / "train.jsonl")
     assert (row["prompt"], row["completion"]) == ("Q: What is 1 + 1?\nA:", " It is 2.") and "messages" not in row
 

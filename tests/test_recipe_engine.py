@@ -93,7 +93,7 @@ eval_strategy: steps
 eval_steps: 100
 save_strategy: epoch
 logging_steps: 0.01
-report_to: [trackio, wandb]
+report_to: [tensorboard]
 model_init_kwargs: {use_kernels: true}
 assistant_only_loss: true
 pad_to_multiple_of: 64

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import command, metrics_of, reward_recipe, write_jsonl
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.alignment.frontier import best_of_n
@@ -14,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import read_manifest, verify
 from pipeline.statistics import correlation_interval, paired_difference
 from pipeline.training import models
+from pipeline.training.preferences import _turned_round
 from pipeline.training.reward_model import RewardModel, tokenise
 
 PROMPT = [{"role": "user", "content": "What is 3 + 3?"}]
@@ -279,3 +281,10 @@ def _recipe(path):
     from pipeline import stages
 
     return stages.load_recipe(path)
+
+
+def test_of_the_pairs_that_training_takes_as_many_are_turned_as_of_all():
+    rows = Dataset.from_dict({"chosen": ["good"] * 400, "rejected": ["bad"] * 400})
+    for seed in range(5):
+        few = _turned_round(rows, 0.25, seed).shuffle(seed=seed).select(range(100))
+        assert 10 <= list(few["chosen"]).count("bad") <= 40

@@ -149,7 +149,7 @@ def test_a_teacher_that_fails_now_and_then_teaches_what_it_got_right(tmp_path, m
     assert (
         sent["body"]["max_tokens"] == 64 and sent["body"]["reasoning_effort"] == "high" and "top_p" not in sent["body"]
     )
-    assert f"{server.url}  data, not on this disk" in lineage(tmp_path / "samples")[0]
+    assert f"{server.url}  data, not a local file" in lineage(tmp_path / "samples")[0]
 
 
 def test_a_run_that_ended_early_goes_on_without_asking_twice(tmp_path, monkeypatch, capsys):

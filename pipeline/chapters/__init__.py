@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-NAMES = ("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits", "rlhf", "which_model")
+WITH_EXERCISES = ("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits", "which_model")
+NAMES = (*WITH_EXERCISES, "rlhf")
 
 
 def find(name: str) -> Any:

@@ -38,7 +38,7 @@ def page(directory: str | Path) -> str:
         directory: With `rollouts.jsonl`, as `pipeline.evaluation.rollouts.RolloutsCallback` writes it.
     """
     from pipeline.reporting.page import spread
-    from pipeline.reporting.render import TEMPLATES, render
+    from pipeline.reporting.render import render
 
     directory = Path(directory)
     rows, _ = json_lines(directory / ROLLOUTS)
@@ -51,7 +51,6 @@ def page(directory: str | Path) -> str:
     return render(
         "samples.html.jinja",
         name=directory.name,
-        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         table=[by_step(step, [row for row in rows if row["step"] == step]) for step in every],
         names=list(dict.fromkeys(name for row in rows for name in row["rewards"])),
         problems=list(problems.values()),

@@ -18,7 +18,7 @@ class Arguments:
     """A chapter, the sizes of its data, and what they are made of."""
 
     output_dir: str = field(metadata={"help": "folder that receives NAME/train.jsonl and the evaluations' rows"})
-    chapter: str = field(metadata={"help": "whose data", "choices": chapters.NAMES})
+    chapter: str = field(metadata={"help": "whose data", "choices": chapters.WITH_EXERCISES})
     subjects: str | None = field(
         default=None, metadata={"help": "JSON with `attributes` and `subjects`: whom and what to ask about"}
     )
