@@ -39,7 +39,7 @@ def judges(tmp_path, monkeypatch):
 def test_the_gap_of_two_ratings_is_the_log_odds_of_winning():
     won, lost = 300, 100
     first, second = ratings(2, {(0, 1): [1] * won + [-1] * lost})
-    assert first["value"] - second["value"] == pytest.approx(400 * math.log10((won + 0.5) / (lost + 0.5)), abs=1e-3)
+    assert first["value"] - second["value"] == pytest.approx(400 * math.log10((won + 1) / (lost + 1)), abs=1e-3)
     assert first["value"] + second["value"] == pytest.approx(2000)
     assert second["high"] < first["low"] < first["value"] < first["high"]
 
@@ -55,6 +55,7 @@ def test_who_never_lost_has_a_finite_rating_and_strength_is_transitive():
     best, middle, worst = ratings(3, {(0, 1): [1] * 30, (1, 2): [1] * 30, (0, 2): [1] * 30})
     assert math.inf > best["value"] > middle["value"] + 100 > worst["value"] + 200
     assert middle["value"] == pytest.approx(1000)
+    assert best["low"] < best["value"] - 20 and best["high"] > best["value"] + 20  # thirty prompts are not certainty
 
 
 def test_more_prompts_narrow_the_interval():

@@ -113,25 +113,24 @@ def verdict_of(judge: str) -> Verdict:
 
 
 def ratings(players: int, pairs: Mapping[tuple[int, int], Sequence[int]]) -> list[dict[str, float]]:
-    """Bradley-Terry ratings on Elo's scale with percentile intervals of a bootstrap over prompts: {value, low, high}.
+    """Bradley-Terry ratings on Elo's scale with intervals of a Bayesian bootstrap over prompts: {value, low, high}.
 
-    A tie is half a win of each (as in Chatbot Arena, Chiang et al. 2024); every two players have drawn once besides, so that
-    who never lost has a finite rating.
+    A tie is half a win of each (as in Chatbot Arena, Chiang et al. 2024). Two prompts are added, on one of which the first of
+    each pair wins and on the other the second: who never lost has a finite rating, and an interval that is not a point.
 
     Args:
         players: How many.
         pairs: For two players the verdicts on all prompts, 1, 0 or -1 from the first one's view, prompts in one order.
     """
-    verdicts = np.array(list(pairs.values()), dtype=float)  # (pairs, prompts)
+    verdicts = np.array([[*found, 1, -1] for found in pairs.values()], dtype=float)  # (pairs, prompts + 2)
     first, second = np.array(list(pairs)).T
     n = verdicts.shape[1]
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS)
-    weights = np.vstack(
-        (np.ones((1, n)), drawn)
-    )  # (1 + draws, prompts): the prompts themselves, then resamples of them
-    points = weights @ (verdicts.T + 1) / 2 + 0.5
+    # Rubin, Annals of Statistics 9, 1981: weights in place of resamples, none of them 0.
+    drawn = np.random.default_rng(0).dirichlet(np.ones(n), _DRAWS)
+    weights = np.vstack((np.full((1, n), 1 / n), drawn))
     wins = np.zeros((len(weights), players, players))
-    wins[:, first, second], wins[:, second, first] = points, n + 1 - points
+    wins[:, first, second] = weights @ (1 + verdicts.T) / 2
+    wins[:, second, first] = weights @ (1 - verdicts.T) / 2
     found = MEAN + _POINTS * _bradley_terry(wins)
     low, high = np.quantile(found[1:], (0.025, 0.975), axis=0)
     return [
