@@ -8,7 +8,7 @@ import pytest
 from conftest import command, write_jsonl, write_recipe
 
 from pipeline import chapters, tools
-from pipeline.chapters import hallucination, knowledge_of_self, limits, probe, tokens_to_think
+from pipeline.chapters import hallucination, knowledge_of_self, limits, probe, rlhf, tokens_to_think
 from pipeline.chapters.chapter import Arm, Chapter, by_group, exact
 from pipeline.chapters.material import Attribute, Material, Subject, read_attributes, read_subjects
 from pipeline.errors import PipelineError
@@ -283,6 +283,37 @@ def test_the_claim_about_tokens_to_think_is_the_slope_and_may_fail(tmp_path):
     arms["working"] = think_arm(tmp_path / "also_falling", lambda steps: 40 - 4 * steps, 2.0)
     vain = tokens_to_think.chapter(arms)
     assert "The intervals overlap" in vain.text[1] and "no advantage of working" in vain.text[2]
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ([1.0, 3.0, 0.5], "stopping by the second reward model would have saved it"),
+        ([1.0, 2.0, 3.0], "would have been too early"),
+        ([1.0, 2.0, 2.1], "would have made no difference that can be told"),
+    ],
+)
+def test_overdoing_it_is_told_by_what_the_judge_said_after_the_second_model_liked_it_best(tmp_path, judge, said):
+    for arm in ("before", "rlhf", "poor"):
+        wins = [{"prompt": f"q{i}", "completion": "a", "other": "b", "correct": i < 9} for i in range(10)]
+        for name in ("judge_win_rate", "facts_heldout"):
+            write_jsonl(tmp_path / arm / "evaluation" / f"{name}.jsonl", wins)
+    scores = zip((0.0, 4.0, 9.0), (0.0, 2.0, 4.0), (0.0, 2.0, 1.0), judge, strict=True)
+    lines = [
+        {"step": 5 * i, "kl": kl, "proxy": proxy, "second": second, "judge": gold}
+        | {f"{name}_error": 0.1 for name in ("proxy", "second", "judge")}
+        for i, (kl, proxy, second, gold) in enumerate(scores)
+    ]
+    write_jsonl(tmp_path / "poor" / "frontier.jsonl", lines)
+    found = rlhf.chapter({name: Arm(name, tmp_path / name) for name in ("before", "rlhf", "poor")})
+    assert found.figures["wins_rlhf"]["rate"] == 0.9 and found.figures["facts_rlhf"]["value"] == 0
+    assert found.figures["stop_step"]["value"] == 5 and found.figures["proxy_gain"]["value"] == 4
+    lost = found.figures["judge_lost"]
+    assert lost["value"] == pytest.approx(judge[2] - judge[1])
+    assert lost["high"] - lost["value"] == pytest.approx(1.96 * 0.1 * 2**0.5)
+    assert said in found.text[2]
+    assert found.series[0]["x"] == [0, 2, 3] and found.series[0]["y"] == [0, 2, 4]
+    found.write("rlhf", tmp_path)  # every name in its text is measured
 
 
 def test_a_name_and_a_maker_are_filled_in_and_unseen_phrasings_stay_unseen(tmp_path):
