@@ -25,6 +25,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     trained = [name for name in arms if name not in ("before", "poor")]
     for name in trained:
         figures[f"wins_{name}"] = rate(arms[name].answers(WIN_RATE))
+    for name in trained:
         figures[f"facts_{name}"] = difference(arms["before"].answers(FACTS), arms[name].answers(FACTS))
     lines, points = _frontier(arms["poor"])
     start, end = lines[0], lines[-1]
