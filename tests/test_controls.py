@@ -177,6 +177,7 @@ def test_new_solutions_are_called_new_only_when_their_interval_says_so():
 def test_without_a_gain_or_without_the_same_questions_nothing_is_claimed():
     rows = answered(*[4] * 20)
     assert concentration(rows, rows).startswith("no gain in pass@1 to explain")
+    assert concentration(answered(*[30] * 20), rows).startswith("pass@1 fell: pass@1 93.8 % → 12.5 % (-81.2 points [")
     assert concentration(rows, rows[:-1]) is None and concentration([], []) is None
     few = [{"prompt": "Q", "samples": [{"correct": True}] * 8}]
     assert concentration(few, few) is None

@@ -55,7 +55,7 @@ def concentration(before: Sequence[Row], after: Sequence[Row]) -> str | None:
     once, often = (_change([[pass_at_k(len(one), sum(one), at) for one in rows] for rows in counted]) for at in (1, k))
     told = f"pass@1 {_told(once)}, pass@{k} {_told(often)}"
     if once["low"] <= 0:
-        return f"no gain in pass@1 to explain: {told}"
+        return f"{'pass@1 fell' if once['high'] < 0 else 'no gain in pass@1 to explain'}: {told}"
     if often["low"] > 0:
         return f"RL finds more than {k} samples found before it: {told}"
     room = f"; pass@{k} had no room to rise" if often["before"] == 1 else ""
