@@ -342,6 +342,7 @@ def test_an_interrupted_run_ends_with_one_line_and_the_same_command_goes_on(tmp_
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in a shell's background ignore it
     )
     while process.poll() is None and not list(
         (tmp_path / "run" / "checkpoints").glob("checkpoint-*/trainer_state.json")
