@@ -102,7 +102,7 @@ class Rollouts:
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.curriculum is None or not self.model.training:
-            return super()._generate_and_score_completions(inputs)  # type: ignore[misc,no-any-return]
+            return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         ranks, rank, size = self.accelerator.num_processes, self.accelerator.process_index, self.num_generations
         rows = self.curriculum.draw(len(inputs) * ranks // size)
         batch, useful = self._roll_out(rows)
