@@ -88,6 +88,7 @@ def test_a_page_that_kills_hangs_or_fails_its_process_costs_that_page_alone(tmp_
     assert psutil.Process().children(recursive=True) == children
 
 
+@pytest.mark.slow
 def test_a_bomb_of_nested_tags_is_counted_and_the_next_page_read(tmp_path):
     bomb = Page(b"<html><body>" + b"<div>" * 1_000_000 + b"deep", "s", "bomb")
     for extractor in ("trafilatura", "resiliparse"):

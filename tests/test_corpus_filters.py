@@ -264,6 +264,7 @@ def test_steps_that_are_left_out_do_not_appear(tmp_path):
     assert not settings.language
 
 
+@pytest.mark.slow
 def test_words_are_those_of_datatrove_and_memory_is_given_back():
     import subprocess
     import sys

@@ -116,6 +116,7 @@ def test_tasks_that_are_done_are_not_done_again(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_file_is_read_by_several_tasks_and_every_record_by_one(tmp_path):
     rows = [json.dumps({"text": f"document {number}"}) for number in range(100)]
     (tmp_path / "a.jsonl").write_text("\n".join(rows[:90]))
@@ -131,6 +132,7 @@ def test_a_file_is_read_by_several_tasks_and_every_record_by_one(tmp_path):
     assert texts == {f"document {number}" for number in range(10)}
 
 
+@pytest.mark.slow
 def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path):
     words = [f"w{(number * 7919) % 3203}" for number in range(3200)]
     texts = []

@@ -34,6 +34,7 @@ def test_math_compares_expressions(text, answer, right):
     assert find("math").verify(text, answer) is right
 
 
+@pytest.mark.slow
 def test_a_hanging_expression_is_killed_counted_and_the_next_one_answered():
     worker = MathWorker(time_limit=1.0)
     try:

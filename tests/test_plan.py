@@ -277,6 +277,7 @@ def hub(monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_know_is_a_complaint(folder, hub):
     path = recipe(folder / "sft.yaml", model_name_or_path="nobody/no-such-model", dataset_name="nobody/no-such-data")
     found = plan(path)

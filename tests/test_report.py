@@ -270,6 +270,7 @@ def test_chapters_come_in_the_order_of_the_lecture(run):
     assert list(found["chapters"]) == ["base_model", "rlhf", "zebra", "facts", "ends"]
 
 
+@pytest.mark.slow
 def test_other_seeds_are_found_drawn_and_kept_apart_from_other_recipes(tmp_path):
     run = write_run(tmp_path / "tiny")
     for seed in (2, 3):
@@ -302,6 +303,7 @@ def test_time_tokens_flops_and_cost_are_added_up_and_held_against_the_plan(repor
     assert "pretrain steps 100 100 100.0 % tokens 2,500,000 2,400,000 96.0 %" in page_of(reported).text
 
 
+@pytest.mark.slow
 def test_a_price_stays_until_another_is_given(run):
     for price, shown in ((3.0, 3.0), (None, 3.0), (4.0, 4.0)):
         report(run, price_per_hour=price)
@@ -432,6 +434,7 @@ def test_the_summary_table_puts_the_checkpoints_side_by_side(run):
     assert len({len(line) for line in lines[:5]}) == 1
 
 
+@pytest.mark.slow
 def test_a_model_card_lies_beside_each_checkpoint_and_never_over_one_that_someone_wrote(run):
     (run / "sft" / "README.md").write_text("By hand.")
     report(run)
@@ -474,6 +477,7 @@ def test_a_card_names_what_the_hub_gave_to_any_ancestor(run):
     assert "AutoModel" not in tokenizer.text
 
 
+@pytest.mark.slow
 def test_the_stage_writes_where_the_recipe_says(run, tmp_path):
     from pipeline.stages import load_recipe
     from pipeline.stages import report as stage

@@ -19,6 +19,7 @@ def lax(name, rule):
     return verifier(name)(rule)
 
 
+@pytest.mark.slow
 def test_the_shipped_verifiers_pass_on_real_problems(shared_data):
     lines = (shared_data / "gsm8k" / "test.jsonl").read_text().splitlines()
     rows = [{"prompt": row["question"], "answer": row["answer"]} for row in map(json.loads, lines)]

@@ -150,6 +150,7 @@ def test_best_of_n_costs_its_known_divergence_and_raises_the_proxy(tmp_path, tin
     assert proxies == sorted(proxies) and proxies[-1] > proxies[0]
 
 
+@pytest.mark.slow
 def test_measuring_does_not_change_the_training(tmp_path, tiny_world, watched):
     quiet = {key: value for key, value in watched.items() if key not in ("frontier_steps", "second_reward_model")}
     losses = []

@@ -273,6 +273,7 @@ def recipe(folder, name, text):
     return path
 
 
+@pytest.mark.slow
 def test_corpus_and_tokenizer_run_from_recipes_and_hand_over(tmp_path):
     from pipeline import checkpoint
     from pipeline.stages import corpus as corpus_stage
