@@ -19,7 +19,6 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ import torch
 import transformers
 import trl
 import yaml
+from clock import WARM_UP, Clock
 from datasets import load_dataset
 
 from pipeline import stages
@@ -49,7 +49,6 @@ from pipeline.training import device, models
 from pipeline.training.callbacks import read_metrics
 from pipeline.training.session import quiet_libraries
 
-WARM_UP = 2
 MODEL = {
     "model_type": "llama",
     "hidden_size": 128,
@@ -79,18 +78,6 @@ OURS: dict[str, dict[str, Any]] = {
         "transformers_continuous_batching_config": {"num_blocks": 64, "max_batch_tokens": 512},
     },
 }
-
-
-class Clock(transformers.TrainerCallback):
-    """Seconds between the ends of the first and last counted step."""
-
-    def __init__(self) -> None:
-        self.begin = self.end = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == WARM_UP:
-            self.begin = time.perf_counter()
-        self.end = time.perf_counter()
 
 
 class Bench:

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import transformers
 import trl
+from clock import WARM_UP, Clock
 
 from pipeline.conversation.template import CONTENT_MARKERS, CONTROL_TOKENS, END_OF_TEXT, PAD
 from pipeline.corpus.bpe import train_bpe
@@ -40,7 +41,6 @@ from pipeline.training.pretraining import PretrainTrainer
 from pipeline.training.session import quiet_libraries
 from pipeline.training.validation import bytes_per_token
 
-WARM_UP = 2
 MODEL = {
     "model_type": "llama",
     "hidden_size": 128,
@@ -51,18 +51,6 @@ MODEL = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
-
-
-class Clock(transformers.TrainerCallback):
-    """Seconds between the ends of the first and last counted step."""
-
-    def __init__(self) -> None:
-        self.begin = self.end = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == WARM_UP:
-            self.begin = time.perf_counter()
-        self.end = time.perf_counter()
 
 
 class Bench:
