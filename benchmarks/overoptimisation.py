@@ -7,31 +7,30 @@ stopped. Needs `pipeline run recipes/demo` and `pipeline run recipes/alignment` 
     python benchmarks/overoptimisation.py            # goes on where it stopped
     python benchmarks/overoptimisation.py --pairs 100 --noise 0.25 --betas 0.0
 
-Writes runs/overoptimisation/ (a reward model and policies each in a stage directory), overoptimisation.json, .md and .png there.
+Writes runs/overoptimisation/: a reward model and policies each in a stage directory, overoptimisation.json, .md and .png.
 """
 
 import argparse
 import itertools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline import stages
 from pipeline.alignment.frontier import read_frontier
+from pipeline.training.session import quiet_libraries
 
 ROOT = Path("runs/overoptimisation")
 SERIES = {"proxy": "proxy (trained on)", "second": "second reward model", "judge": "hidden judge"}
 
 
 def stage(name: str, output: Path, **overrides: Any) -> Path:
-    """Run a stage of recipes/alignment with other values, unless it is up to date."""
+    """Run a stage of recipes/alignment with other values, in this process, unless it is up to date."""
+    print(f"\n{output}", flush=True)
     words = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
-    config = f"recipes/alignment/{name}.yaml"
-    subprocess.run(
-        [sys.executable, "-m", "pipeline", name, "--config", config, "--output_dir", str(output), *words], check=True
-    )
+    recipe = stages.load_recipe(f"recipes/alignment/{name}.yaml", name, ["--output_dir", str(output), *words])
+    stages.find(name).run(recipe)
     return output
 
 
@@ -102,20 +101,21 @@ def draw(runs: dict[str, Path], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[100, 400, 3000])
+    parser.add_argument("--pairs", type=int, nargs="+", default=[100, 3000, 400])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.25, 0.0])
     parser.add_argument("--betas", type=float, nargs="+", default=[0.0, 0.1])
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--learning_rate", type=float, default=3e-4)
-    parser.add_argument("--frontier_steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--learning_rate", type=float, default=4e-4)
+    parser.add_argument("--frontier_steps", type=int, default=6)
     parser.add_argument("--judge_limit", type=int, default=64)
     parser.add_argument("--best_of", type=int, default=16)
     arguments = parser.parse_args()
+    quiet_libraries()
     runs: dict[str, Path] = {}
-    for beta, pairs, noise in itertools.product(arguments.betas, arguments.pairs, arguments.noise):
+    for beta, noise, pairs in itertools.product(arguments.betas, arguments.noise, arguments.pairs):
         place = ROOT / f"{pairs}_{round(100 * noise)}"
-        # the same number of steps for all: few pairs are read more often
-        common = {"training_pairs": pairs, "label_noise": noise, "max_steps": 60, "save_steps": 60}
+        # as many steps for all as 3,000 pairs take to be read once: few pairs are read more often
+        common = {"training_pairs": pairs, "label_noise": noise, "max_steps": 94, "save_steps": 94}
         first = stage("reward", place / "reward", **common)
         other = {"seed": 2, "dataset_name": "runs/demo/world/preferences_second"}
         second = stage("reward", place / "second", **common, **other)
@@ -123,7 +123,7 @@ def main() -> None:
             "rlhf", place / f"rlhf_{beta:g}", reward_model_name_or_path=first, second_reward_model=second,
             beta=beta, max_steps=arguments.steps, save_steps=arguments.steps, learning_rate=arguments.learning_rate,
             frontier_steps=arguments.frontier_steps, judge_limit=arguments.judge_limit, rails="warn",
-            best_of=arguments.best_of if beta == arguments.betas[0] else 0, evaluations="null",
+            best_of=arguments.best_of if beta == arguments.betas[0] else 0, evaluations="null", sample_problems=0,
         )  # fmt: skip
         report(runs)
 

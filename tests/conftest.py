@@ -132,6 +132,11 @@ def tokens(completion_ids, **columns):
     return [float(len(ids)) for ids in completion_ids]
 
 
+def first_of_all(completion_ids, **columns):
+    """The smaller a token's id the better: one of them is the best."""
+    return [-sum(ids) / max(len(ids), 1) for ids in completion_ids]
+
+
 def nothing(completion_ids, **columns):
     """The same for all."""
     return [0.0 for _ in completion_ids]

@@ -3,17 +3,18 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 from conftest import command, grpo_recipe, metrics_of, rlhf_recipe, sft_recipe, write_jsonl
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from pipeline.alignment.off_policy import METRIC
 from pipeline.manifest import read_manifest
 from pipeline.training.callbacks import Rails
-from pipeline.training.rails import RAILS, check_rails, read_alerts, stopped_by
+from pipeline.training.rails import OFF_POLICY, RAILS, check_rails, read_alerts, stopped_by
 
 CEILING = 1.1
+HEALTHY = sorted((Path(__file__).parent / "healthy").glob("*.jsonl"))
 
 
 def healthy(seed, steps=300, top=1.05):
@@ -98,6 +99,14 @@ def test_rails_are_silent_on_healthy_runs(logs, tmp_path):
     assert not (tmp_path / "alerts.jsonl").exists()
 
 
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+def test_rails_are_silent_on_logs_of_real_healthy_runs(path, tmp_path):
+    """`metrics.jsonl` of runs that ended well, as README.md beside them says, with the figures that rails watch."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rails, control = run(rows, tmp_path / "alerts.jsonl")
+    assert rails.tripped is None and not control.should_training_stop and len(rails.history.rows) == len(rows) >= 40
+
+
 def test_warn_goes_on_and_says_it_once_and_off_says_nothing(tmp_path):
     rails, control = run(WRONG["truncated"](), tmp_path / "alerts.jsonl", {"action": "warn"})
     assert not control.should_training_stop and rails.tripped is None
@@ -160,12 +169,17 @@ RUNS = {
     "reward_fell": {"reward_funcs": ["rewarding.spoiling"]},
     "zero_variance": {"reward_funcs": ["rewarding.nothing"]},
     "reward_flat": {"learning_rate": 1e-9, "max_steps": 202},
-    "entropy_collapse": FAST,
+    "entropy_collapse": {"reward_funcs": ["rewarding.first_of_all"], **FAST},
     "kl_explosion": {**FAST, "beta": 1e-6},
-    "length_blow_up": {"reward_funcs": ["rewarding.tokens"], "max_completion_length": 64, **FAST, "learning_rate": 1e-2},
+    "length_blow_up": {
+        "reward_funcs": ["rewarding.tokens"],
+        "max_completion_length": 64,
+        **FAST,
+        "learning_rate": 1e-2,
+    },
     "truncated": {},
     "repetition": {"temperature": 1e-4, "max_completion_length": 64},
-    "off_policy": {**FAST, "steps_per_generation": 8},
+    "off_policy": {**FAST, "learning_rate": 0.02, "steps_per_generation": 8},
 }
 
 
@@ -209,11 +223,15 @@ def test_policy_and_rollouts_agree_while_a_batch_is_fresh_and_no_longer_when_it_
         "use_transformers_continuous_batching": True,
         "transformers_continuous_batching_config": {"num_blocks": 64, "max_batch_tokens": 512},
     }
-    changes = {"continuous": continuous, "lora": {"use_peft": True, "lora_r": 4}, "rloo": {"algorithm": "rloo"}}
+    changes = {
+        "continuous": continuous,
+        "lora": {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0},
+        "rloo": {"algorithm": "rloo"},
+    }
     values = {"learning_rate": 1e-2, "steps_per_generation": 2, "temperature": 0.7, **changes.get(engine, {})}
     stage, build = ("rlhf", rlhf_recipe) if engine == "rloo" else ("grpo", grpo_recipe)
     assert command(stage, "--config", build(tmp_path / "run.yaml", tiny_world, **values)) == 0
-    fresh, old, again, _ = (line[METRIC] for line in metrics_of(tmp_path / "run"))
+    fresh, old, again, _ = (line[OFF_POLICY] for line in metrics_of(tmp_path / "run"))
     assert fresh < 1e-4 and again < 1e-4 < 1e-3 < old
 
 

@@ -2,7 +2,8 @@
 
 TRL 1.16 knows log p(rollout) from vLLM alone. Plain generation and continuous batching run on the weights that are trained,
 and yet they can differ from the trainer's forward pass: in precision, in what a cache, a mask or a position does, by
-`top_p` or a penalty, and by every update since a batch was drawn (`num_iterations`, `steps_per_generation`).
+a penalty or dropout (LoRA's is on in training), and by every update since a batch was drawn (`num_iterations`,
+`steps_per_generation`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-METRIC = "sampling/sampling_logp_difference/mean"
-"""TRL's name for it, which the rail `off_policy` watches."""
+from pipeline.training.rails import OFF_POLICY
 
 
 class Recorder(LogitsProcessor):
@@ -42,7 +42,7 @@ class Recorder(LogitsProcessor):
 
 
 class OffPolicy:
-    """Stands before GRPOTrainer or RLOOTrainer among the bases: logs `METRIC` where TRL does not, of every batch used."""
+    """Stands before GRPOTrainer or RLOOTrainer among the bases: logs `OFF_POLICY` where TRL does not, of every batch used."""
 
     # Of TRL's trainers
     model: Any
@@ -116,5 +116,5 @@ class OffPolicy:
             apart = (found[0].detach() - inputs["sampling_per_token_logps"]).abs()[counts]
             mean = apart.mean() if apart.numel() else found[0].new_zeros(())
             mode = "train" if self.model.training else "eval"
-            self._metrics[mode][METRIC].append(self.accelerator.gather(mean).mean().item())
+            self._metrics[mode][OFF_POLICY].append(self.accelerator.gather(mean).mean().item())
         return found
