@@ -50,13 +50,14 @@ class OffPolicy:
     accelerator: Any
     temperature: float
     use_vllm: bool
+    continuous_batching_config: Any
     _metrics: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._sampled: list[list[float]] = []
         self._scored: dict[str, Any] | None = None
-        if getattr(self, "continuous_batching_config", None) is not None:
+        if self.continuous_batching_config is not None:
             self.continuous_batching_config.return_logprobs = True
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
@@ -71,8 +72,9 @@ class OffPolicy:
     @contextmanager
     def _recorded(self) -> Iterator[list[list[float]]]:
         """Lets the model note log-probabilities while it generates; the list holds a row a completion afterwards."""
-        model, rows = self.accelerator.unwrap_model(self.model_wrapped), []
-        generate, generate_batch = model.generate, getattr(model, "generate_batch", None)
+        model: Any = self.accelerator.unwrap_model(self.model_wrapped)
+        rows: list[list[float]] = []
+        generate, generate_batch = model.generate, model.generate_batch
 
         def noting(*args: Any, **kwargs: Any) -> Any:
             recorder = Recorder(self.temperature)
