@@ -30,7 +30,11 @@ QUESTIONS = 3
 
 @dataclass
 class Chapter:
-    """One chapter. `questions` are answers of several checkpoints side by side, where it is about an evaluation."""
+    """One chapter. `questions` are answers of several checkpoints side by side, where it is about an evaluation.
+
+    Of the same run with other seeds `others` are their values, by checkpoint, and `agreement` says for each paragraph in
+    how many of how many runs it reads the same.
+    """
 
     name: str
     title: str
@@ -41,6 +45,8 @@ class Chapter:
     y_label: str = ""
     samples: list[Row] = field(default_factory=list)
     questions: list[Row] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
+    agreement: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def headlines(self) -> list[str]:
