@@ -138,7 +138,7 @@ def _summary(recipes: Sequence[stages.Recipe], seconds: float) -> None:
     from pipeline.reporting import summary_table
 
     folder = _folder(recipes)
-    print(f"\n{summary_table(folder)}\nwhole run: {seconds / 60:.1f} minutes")
+    print(f"\n{summary_table(folder)}\nthis command: {seconds / 60:.1f} minutes")
     stages_that_train = ("pretrain", "sft", "rlhf", "dpo", "grpo")
     trained = [recipe for recipe in recipes if recipe.stage in stages_that_train and not _derived(recipe)]
     if trained:

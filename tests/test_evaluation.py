@@ -149,6 +149,25 @@ def test_a_base_model_is_cut_at_the_next_question_unless_its_ending_is_what_is_m
     assert asked[1] == (render_prompt(loaded.tokenizer, QUESTIONS[0], chat=True), ())
 
 
+@pytest.mark.parametrize(
+    ("chat", "first_answer", "correct"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_a_base_model_is_judged_by_its_first_stated_answer_where_the_evaluation_says_so(
+    loaded, monkeypatch, chat, first_answer, correct
+):
+    written = " Units 4+4=8. The answer is 68. The answer is 26."
+    monkeypatch.setattr(
+        "pipeline.evaluation.generation.generate", lambda *_, **__: [Completion(written, [1], ended=False)]
+    )
+    evaluation = Evaluation("questions.jsonl", "numeric", first_answer=first_answer)
+    rows = [{"prompt": "How much is 24+44?", "answer": "68"}]
+    [answered] = measure.answer_rows(
+        evaluation, loaded.model, loaded.tokenizer, rows, ["How much is 24+44?"], chat=chat, examples=[], batch_size=1
+    )
+    assert answered["correct"] is correct
+    assert answered["completion"] == (" Units 4+4=8. The answer is 68." if correct else written)
+
+
 def test_a_chat_model_without_a_template_is_refused(loaded, seven_right, tmp_path):
     import copy
 

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.evaluation.scorers import Scorer, find_scorer, is_verifier, same_answer
 from pipeline.evaluation.self_checks import effects
 from pipeline.evaluation.specification import LIKELIHOOD, Evaluation
+from pipeline.rewards.answer import up_to_first_answer
 from pipeline.statistics import bootstrap_interval, counts, pass_at_k
 
 # A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
@@ -69,6 +70,8 @@ def answer_rows(
         completions = write(model, tokenizer, list(prompts), **settings)
     if evaluation.think == "on":  # what the prompt opened belongs to what was written
         completions = [replace(one, text=f"<think>\n{one.text}") for one in completions]
+    if evaluation.first_answer and not chat:
+        completions = [replace(one, text=up_to_first_answer(one.text)) for one in completions]
     scorer = find_scorer(evaluation.scorer)
     answered = []
     for number, row in enumerate(rows):

@@ -46,8 +46,6 @@ def check(recipe: Recipe) -> list[str]:
 
     complaints = check_training(recipe, INPUTS, needs_data=True)
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
-    if not recipe.get("model_name_or_path"):
-        complaints.append("model_name_or_path: is missing: expected the student to train")
     return complaints
 
 
