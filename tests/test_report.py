@@ -16,6 +16,7 @@ from pipeline.reporting import funnel_page, model_card, report, summary_table
 from pipeline.reporting.chapters import side_by_side
 from pipeline.reporting.drawing import thinned
 from pipeline.reporting.run_folder import read_run
+from pipeline.reporting.seeds import together
 from pipeline.reporting.table import count, duration
 
 
@@ -309,6 +310,12 @@ def test_a_chapter_says_what_it_is_over_seeds_and_for_how_many_its_words_hold(tm
     assert figures["working"]["over_seeds"]["values"] == [0.97, 0.91, 0.94]
     assert figures["working"]["over_seeds"]["rate"] == pytest.approx(0.94)
     assert figures["working"]["over_seeds"]["low"] < 0.91 and figures["working"]["rate"] == 0.97
+    several = [
+        {"n": 10, "samples": 4, "correct": c, "rate": c / 40, "low": c / 40 - 0.1, "high": c / 40 + 0.1}
+        for c in (30, 34)
+    ]
+    assert together(several)["rate"] == pytest.approx(0.8) and together(several)["low"] < 0.7
+    assert together(several[:1]) is None and together([several[0], {"n": 3}]) is None
     slope = figures["slope"]["over_seeds"]
     assert slope["value"] == pytest.approx(-0.061) and slope["low"] < -0.083 and slope["high"] > -0.05
     assert figures["compute"]["over_seeds"]["low"] == figures["compute"]["over_seeds"]["high"]  # counted, not drawn

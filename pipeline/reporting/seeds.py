@@ -77,23 +77,22 @@ def together(results: Sequence[Row], answers: Sequence[Sequence[Row]] = ()) -> R
 
     Returns:
         As `pipeline.statistics.over_seeds`, with `rate` in the place of `value` for rates, and `values`, those of the seeds. A
-        figure that is no rate has no items here: its own interval stands for them, as a normal distribution of that width.
+        figure whose items are not known, because it is no rate or one of several samples, has its own interval in their
+        place, as a normal distribution of that width.
     """
     key = "rate" if all("rate" in one for one in results) else "value"
     if len(results) < 2 or not all(key in one and "low" in one for one in results):
         return None
     values = [float(one[key]) for one in results]
-    if key == "value":
-        found = _normal(values, [(one["high"] - one["low"]) / (2 * 1.96) for one in results])
-    else:
-        scores = [_scores(rows) for rows in answers]
+    scores = [_scores(rows) for rows in answers]
+    if key == "rate" and scores and all(scores):
         prompts = [[json.dumps(row.get("prompt")) for row in rows] for rows in answers]
-        if not scores or not all(scores):
-            scores = [[1.0] * int(one["correct"]) + [0.0] * int(one["n"] - one["correct"]) for one in results]
-            prompts = []
-        found = over_seeds(scores, same_items=bool(prompts) and all(one == prompts[0] for one in prompts))
-        found["rate"] = found.pop("value")
-    return found | {"values": values}
+        found = over_seeds(scores, same_items=all(one == prompts[0] for one in prompts))
+    elif key == "rate" and all(one.get("samples", 1) == 1 for one in results):
+        found = over_seeds([[1.0] * one["correct"] + [0.0] * (one["n"] - one["correct"]) for one in results])
+    else:
+        found = _normal(values, [(one["high"] - one["low"]) / (2 * 1.96) for one in results])
+    return {key: found.pop("value")} | found | {"values": values}
 
 
 def _scores(rows: Sequence[Row]) -> list[float]:
