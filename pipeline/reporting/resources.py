@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.manifest import compute
 from pipeline.recipe.folder import common_root
 from pipeline.reporting.run_folder import Run, Stage
 
@@ -27,7 +28,8 @@ def resources(run: Run, price_per_hour: float | None) -> dict[str, dict[str, Any
         facts = {
             "seconds": stage.seconds,
             "tokens": stage.tokens if trained else None,
-            **{name: stage.manifest.get(name) for name in ("tokens_per_second", "flops", "peak_memory")},
+            **{name: stage.manifest.get(name) for name in ("tokens_per_second", "peak_memory")},
+            "flops": compute(stage.manifest),
         }
         if price_per_hour is not None and stage.seconds is not None:
             facts["cost"] = stage.seconds / 3600 * price_per_hour
