@@ -262,26 +262,3 @@ def test_steps_that_are_left_out_do_not_appear(tmp_path):
     assert list(table) == ["read", "extract", "min_characters"]
     settings = CorpusSettings(input="x", language=False)
     assert not settings.language
-
-
-@pytest.mark.slow
-def test_words_are_those_of_datatrove_and_memory_is_given_back():
-    import subprocess
-    import sys
-
-    script = """
-import random, sys
-from datatrove.utils.word_tokenizers import SpaCyTokenizer
-import pipeline.corpus.words as words
-from datatrove.utils.word_tokenizers import load_word_tokenizer
-assert "torch" not in sys.modules
-rng, ours, theirs = random.Random(0), load_word_tokenizer("eng"), SpaCyTokenizer("en")
-texts = [" ".join(f"{rng.random():.9f} isn't it? Mr. X's {rng.randint(0, 9999)}km!" for _ in range(5)) for _ in range(1200)]
-words.MOST_WORDS, sizes = 5_000, []
-for number, text in enumerate(texts):
-    assert ours.word_tokenize(text) == theirs.word_tokenize(text)
-    assert ours.span_tokenize(text) == theirs.span_tokenize(text)
-    sizes.append(len(ours.tokenizer.vocab.strings))
-assert max(sizes) < 5_100 and any(b < a for a, b in zip(sizes, sizes[1:])), max(sizes)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -133,7 +133,8 @@ def test_a_file_is_read_by_several_tasks_and_every_record_by_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path):
+@pytest.mark.parametrize("deduplicate", ["minhash", "exact", "none"])
+def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path, deduplicate):
     words = [f"w{(number * 7919) % 3203}" for number in range(3200)]
     texts = []
     for group in range(40):
@@ -141,7 +142,7 @@ def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path
         texts += [" ".join([*base[:copy], f"x{copy}", *base[copy:]]) for copy in range(5)]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     settings = CorpusSettings(
-        input=str(tmp_path / "a.jsonl"), deduplicate="minhash", tasks=3, workers=1, validation_fraction=0.4,
+        input=str(tmp_path / "a.jsonl"), deduplicate=deduplicate, tasks=3, workers=1, validation_fraction=0.1,
         minhash={"ngrams": 5, "buckets": 20, "hashes": 6, "fold_numbers": False},
     )  # fmt: skip
     build(settings, tmp_path / "out")
@@ -149,7 +150,15 @@ def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path
         [document.text.split()[-1] for document in read_documents(tmp_path / "out" / split)]
         for split in ("train", "validation")
     )
-    assert len(train) + len(held_out) == len({*train, *held_out}) == 40 and held_out
+    assert held_out and not set(train) & set(held_out)
+    if deduplicate == "minhash":
+        assert len(train) + len(held_out) == len({*train, *held_out}) == 40
+    else:
+        table = {step["step"]: step for step in json.loads((tmp_path / "out" / "removed.json").read_text())}
+        assert table["held_out"]["reasons"] == {
+            "near-duplicate of a held-out document": 200 - len(train) - len(held_out)
+        }
+        assert all(train.count(group) == 5 for group in train)  # near-duplicates of one another stay
 
 
 SBATCH = """#!/bin/bash

@@ -1,8 +1,8 @@
 """Main text out of HTML, in a process that a hostile page can end without ending the run."""
 
 import contextlib
+import functools
 import gc
-import importlib
 import logging
 import re
 from collections.abc import Iterator
@@ -13,7 +13,6 @@ from datatrove.pipeline.extractors.base import ExtractorSandbox
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from pipeline.corpus.document import Page
-from pipeline.corpus.settings import library
 
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
 
@@ -94,7 +93,7 @@ class Extract(BaseFilter):
         page = doc.metadata.pop("page", None)
         if page is None:
             return True
-        importlib.import_module(library(self.method[0]))  # before the process is forked, so that it need not
+        _prepare(*self.method)
         try:
             text, reason = self._sandbox.process_document(page, self._extract)
         except TimeoutError:
@@ -110,6 +109,13 @@ class Extract(BaseFilter):
             return extract_text(page, *self.method), "no main text found"
         except Exception as error:  # whatever the extractor raises on a page is that page's reason
             return None, f"extraction failed ({type(error).__name__})"
+
+
+@functools.cache
+def _prepare(extractor: str, favor: str) -> None:
+    """Loads, before processes are forked for pages, what an extractor loads with its first page: trafilatura the stop
+    words of a hundred languages."""
+    extract_text(Page(b"<p></p>", ""), extractor, favor)
 
 
 def valid_unicode(text: str) -> str:
