@@ -120,8 +120,8 @@ def bare(folder: Path, arguments: argparse.Namespace) -> None:
         kept = json.loads((folder / f"ours{number}" / "manifest.json").read_text())["documents"]
         bare_kept = ParquetDataset(folder / f"bare{number}" / "result").read(columns=["id"]).num_rows
         print(
-            f"round {number + 1}: bare {theirs:.1f} s ({their_cpu:.1f} of CPU, {bare_kept:,} documents left), ours {ours:.1f} s "
-            f"({our_cpu:.1f} of CPU, {kept:,} left), rate of ours to bare {ratios[-1][0]:.2f} by the clock, "
+            f"round {number + 1}: bare {theirs:.1f} s ({their_cpu:.1f} of CPU, {bare_kept:,} documents left), "
+            f"ours {ours:.1f} s ({our_cpu:.1f} of CPU, {kept:,} left), rate of ours to bare {ratios[-1][0]:.2f} by the clock, "
             f"{ratios[-1][1]:.2f} by CPU time",
             flush=True,
         )
@@ -226,7 +226,7 @@ def label_language(document) -> bool:  # type: ignore[no-untyped-def]
 
 
 def repeat_pages(target: Path, times: int, more: Iterable[str] = ()) -> int:
-    """The real pages `times` times, each time under other addresses, and more pages; returns how many there are."""
+    """The real pages `times` times, each time under other addresses, and more pages; returns how many real ones there are."""
     from warcio.archiveiterator import ArchiveIterator
     from warcio.warcwriter import WARCWriter
 
@@ -237,14 +237,13 @@ def repeat_pages(target: Path, times: int, more: Iterable[str] = ()) -> int:
             if record.rec_type == "response"
         ]
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
-    written = 0
     with target.open("wb") as file:
         writer = WARCWriter(file, gzip=True)
         repeated = ((f"{url}{'&' if '?' in url else '?'}copy={n}", page) for n in range(times) for url, page in pages)
         new = ((f"https://generated.example/{n}", head + html.encode()) for n, html in enumerate(more))
-        for written, (where, response) in enumerate(chain(repeated, new), start=1):
+        for where, response in chain(repeated, new):
             writer.write_record(writer.create_warc_record(where, "response", payload=BytesIO(response)))
-    return written
+    return times * len(pages)
 
 
 def texts(size: int) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Whole runs of the corpus stage: killed and gone on with, with more workers, under Slurm."""
 
+import importlib.util
 import json
 import os
 import random
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 from crawl import HTML, article, write_warc
 
+from pipeline.corpus import phases
 from pipeline.corpus.build import build
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.shards import read_documents
+from pipeline.errors import PipelineError
 
 ALL_STEPS = """
 url_filter: {substrings: [casino]}
@@ -216,6 +219,30 @@ def test_with_slurm_the_command_hands_the_work_over_and_waits_for_nothing(tmp_pa
     assert build(settings, tmp_path / "out", tmp_path / "working") is None
     assert "3 tasks are still to run; their Slurm jobs are under way" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install -e .[ray]")
+def test_ray_runs_the_same_phases_and_gives_the_same_bytes(tmp_path):
+    write_crawl(tmp_path / "crawl", 20)
+    keys = "deduplicate: minhash\nextractor: resiliparse\nvalidation_fraction: 0.2\nminhash: {buckets: 2, hashes: 4}\n"
+    path = recipe(tmp_path, Path("crawl"), Path("local/corpus"), keys)  # relative: Ray's workers stand elsewhere
+    subprocess.run(command(path), check=True, cwd=tmp_path)
+    path = recipe(tmp_path, Path("crawl"), Path("ray/corpus"), f"{keys}executor: ray\nworkers: 2\n")
+    subprocess.run(command(path), check=True, cwd=tmp_path)
+    assert published(tmp_path / "local" / "corpus") == published(tmp_path / "ray" / "corpus")
+
+
+def test_tasks_that_an_executor_gave_up_end_the_run(tmp_path, monkeypatch):
+    class Idle:
+        def run(self):
+            pass
+
+    monkeypatch.setattr(phases, "_executor", lambda *_: Idle())
+    (tmp_path / "a.txt").write_text("text")
+    settings = CorpusSettings(input=str(tmp_path / "a.txt"), tasks=1, validation_fraction=0)
+    with pytest.raises(PipelineError, match="1 of 1 tasks of the phase `clean` failed.*the same command"):
+        build(settings, tmp_path / "out", tmp_path / "working")
 
 
 @pytest.mark.parametrize("name", ["fineweb-mini", "fineweb-slurm", "webpages"])

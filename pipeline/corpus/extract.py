@@ -18,15 +18,25 @@ META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-
 
 
 def decode(html: bytes, charset: str | None) -> str | bytes:
-    """HTML as text: by the HTTP header, else as UTF-8, else by its own meta tag; bytes where none of them fits.
+    """HTML as text, by the first of these that fits strictly; bytes, for the extractor's own detection, where none does.
 
-    Strict at each step, because headers and tags are often wrong; what is left goes to the extractor's own detection.
+    What is more than ASCII and valid UTF-8 is UTF-8, whatever was declared, for headers are often wrong; then the HTTP
+    header, the page's meta tag, and a guess (Resiliparse's). UTF-8 with a few broken bytes is mended.
     """
     declared = META_CHARSET.search(html[:4096])
-    for name in (charset, "utf-8", declared and declared[1].decode("ascii")):
+    for name in (None if html.isascii() else "utf-8", charset, declared and declared[1].decode("ascii"), "utf-8"):
         with contextlib.suppress(LookupError, UnicodeError):
             if name:
                 return html.decode("utf-8" if name.lower() == "utf8" else name)
+    if b"\0" in html:  # UTF-16, which the guess does not know
+        return html
+    from resiliparse.parse.encoding import detect_encoding
+
+    guess = detect_encoding(html)
+    with contextlib.suppress(LookupError, UnicodeError):
+        text = html.decode(guess, "replace")
+        if text.count("\ufffd") <= 1 + len(text) // 200 if guess == "utf-8" else "\ufffd" not in text:
+            return text
     return html
 
 

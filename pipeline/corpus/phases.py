@@ -24,6 +24,7 @@ from pipeline.corpus.filters import early_filters, late_filters, score_columns
 from pipeline.corpus.settings import CorpusSettings, MinhashRules
 from pipeline.corpus.steps import Counted, CutByPosition, Lottery, Read, ReadShards, Write, side, whole
 from pipeline.corpus.worker import start_server
+from pipeline.errors import PipelineError
 from pipeline.manifest import write_atomically
 
 PROGRESS_SECONDS = 10.0
@@ -98,6 +99,11 @@ def run_phases(settings: CorpusSettings, phases: list[Phase], working: Path) -> 
     for phase in phases:
         with _progress(phase, working):
             _executor(settings, phase, working).run()
+        if missing := phase.tasks - _done(working, phase):  # Ray's executor says nothing of tasks that failed
+            raise PipelineError(
+                f"executor: {missing:,} of {phase.tasks:,} tasks of the phase `{phase.name}` failed. Their logs are in "
+                f"{_folder(working, phase) / 'logs'}; the same command does them again."
+            )
     return True
 
 

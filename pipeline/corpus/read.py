@@ -193,7 +193,8 @@ def open_bytes(path: Path) -> BinaryIO:
     if path.suffix == ".zst":
         import pyarrow as pa
 
-        return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+        # buffered, because Arrow's streams have no lines
+        return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")), 1 << 17)
     return path.open("rb")
 
 

@@ -21,14 +21,13 @@ from datatrove.pipeline.filters import gopher_repetition_filter
 from datatrove.utils.typeshelper import Languages
 from datatrove.utils.word_tokenizers import load_word_tokenizer
 
-MOST_WORDS = 50_000
-"""Different words that are held before all of them are forgotten: some 35 MB."""
+MOST_WORDS = 25_000
+"""Different words that are held before all of them are forgotten: some 15 MB."""
 LONGEST_PIECE = 40
 """Characters; longer pieces seldom come twice."""
 STRETCHES = re.compile(r"\s+|\S+")
 
 ENGLISH: Any = load_word_tokenizer(Languages.english)
-_cut = ENGLISH.word_tokenize
 _count_duplicates = gopher_repetition_filter.find_all_duplicate
 _unique: tuple[list[str], int] = (
     [],
@@ -43,7 +42,7 @@ class Pieces(dict[str, list[str]]):
         if max(len(self), len(ENGLISH.tokenizer.vocab.strings)) > MOST_WORDS:
             self.clear()
             make_tokenizer()
-        words: list[str] = _cut(piece)
+        words = [token.text for token in ENGLISH.tokenizer.tokenizer(piece)]
         if words == [piece]:
             words = [piece]  # one string instead of two
         if len(piece) <= LONGEST_PIECE:
