@@ -24,6 +24,7 @@ def test_encodings_are_told_by_the_bytes_then_header_and_meta_tag_and_guessed_la
     assert decode(text.encode("windows-1252"), None) == text
     assert decode(text.encode("utf-8"), None) == text
     assert decode("<p>Käse</p>".encode(), "iso-8859-1") == "<p>Käse</p>"  # a header that lies
+    assert decode("<p>“Käse”</p>".encode("cp1252"), "ISO-8859-1") == "<p>“Käse”</p>"  # as browsers read it
     assert decode("<p>Käse</p>".encode(), "no-such-charset") == "<p>Käse</p>"
     assert decode("<p>古い橋</p>".encode("iso2022_jp"), "iso-2022-jp") == "<p>古い橋</p>"  # ASCII bytes alone
     assert decode("<p>Привет</p>".encode("koi8-r"), "koi8-r") == "<p>Привет</p>"

@@ -215,9 +215,9 @@ def test_with_slurm_the_command_hands_the_work_over_and_waits_for_nothing(tmp_pa
         input=str(tmp_path / "a.txt"), executor="slurm", slurm={"partition": "cpu", "time": "1:00:00"}
     )
     assert build(settings, tmp_path / "out", tmp_path / "working") is None
-    assert "submitted 3 tasks in 3 Slurm jobs (41, 41, 41)" in capsys.readouterr().out
+    assert "submitted 4 tasks in 4 Slurm jobs (41, 41, 41, 41)" in capsys.readouterr().out
     assert build(settings, tmp_path / "out", tmp_path / "working") is None
-    assert "3 tasks are still to run; their Slurm jobs are under way" in capsys.readouterr().out
+    assert "4 tasks are still to run; their Slurm jobs are under way" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

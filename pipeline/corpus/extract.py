@@ -16,6 +16,12 @@ from pipeline.corpus.document import Page
 
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
 
+SUPERSETS = {
+    "utf8": "utf-8", "iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "iso-8859-9": "cp1254",
+    "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949", "tis-620": "cp874",
+}  # fmt: skip
+"""What browsers take a declared encoding for (WHATWG Encoding Standard)."""
+
 
 def decode(html: bytes, charset: str | None) -> str | bytes:
     """HTML as text, by the first of these that fits strictly; bytes, for the extractor's own detection, where none does.
@@ -27,12 +33,12 @@ def decode(html: bytes, charset: str | None) -> str | bytes:
     for name in (None if html.isascii() else "utf-8", charset, declared and declared[1].decode("ascii"), "utf-8"):
         with contextlib.suppress(LookupError, UnicodeError):
             if name:
-                return html.decode("utf-8" if name.lower() == "utf8" else name)
+                return html.decode(SUPERSETS.get(name.lower(), name))
     if b"\0" in html:  # UTF-16, which the guess does not know
         return html
     from resiliparse.parse.encoding import detect_encoding
 
-    guess = detect_encoding(html)
+    guess = detect_encoding(html) or "utf-8"
     with contextlib.suppress(LookupError, UnicodeError):
         text = html.decode(guess, "replace")
         if text.count("\ufffd") <= 1 + len(text) // 200 if guess == "utf-8" else "\ufffd" not in text:

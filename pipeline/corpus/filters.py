@@ -60,7 +60,9 @@ def late_filters(settings: CorpusSettings) -> Iterator[tuple[str, BaseFilter]]:
     if settings.questions:
         questions = Questions(read_questions(settings.questions), settings.decontaminate_overlap)
         if short := questions.too_short:
-            print(f"corpus: {len(short):,} questions are too short to be looked for, such as {short[0][1]!r}", flush=True)
+            print(
+                f"corpus: {len(short):,} questions are too short to be looked for, such as {short[0][1]!r}", flush=True
+            )
         yield "decontaminate", _own(_decontaminate, questions)
 
 
