@@ -463,6 +463,16 @@ def test_a_single_finished_stage_is_reported(tmp_path):
     assert "corpus" in summary_table(tmp_path / "run")
 
 
+def test_parts_in_folders_below_are_shown_with_their_place(run):
+    write_stage(run, "r1/sft", "chat", evaluations={"facts": result(30, 100)})
+    write_stage(run, "r1/sft.control_random", "chat", evaluations={"facts": result(10, 100)})
+    stages = {stage.name: stage for stage in read_run(run).stages}
+    assert {"sft", "r1/sft", "r1/sft.control_random"} <= set(stages)
+    assert stages["r1/sft.control_random"].control == ("r1/sft", "random")
+    assert {"r1/sft", "sft"} <= set(summary_table(run).splitlines()[0].split())
+    assert "r1/sft" in report(run).read_text(encoding="utf-8").replace("<wbr>", "")
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(PipelineError, match="no such folder"):
         report(tmp_path / "none")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.manifest import compute
+from pipeline.recipe.folder import common_root
 from pipeline.reporting.run_folder import Run, Stage
 
 PLAN = "plan.json"
@@ -49,7 +50,8 @@ def predictions(run: Run) -> dict[str, dict[str, dict[str, float]]]:
         return {}
     try:
         planned = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        by_name = {Path(one["writes"]).name: one for one in planned}
+        root = common_root([Path(one["writes"]) for one in planned]) or Path()
+        by_name = {Path(one["writes"]).relative_to(root).as_posix(): one for one in planned}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         run.missing.append(f"{PLAN}: not what `pipeline plan --json` prints ({type(error).__name__}: {error})")
         return {}
