@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def quiet_libraries() -> None:
     for name in ("bitsandbytes", "deepspeed", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what they log, they raise too
+    # DeepSpeed's calls of names that torch 2.13 has new ones for: some at every step
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
 def say(text: str) -> None:
