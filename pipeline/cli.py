@@ -129,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     comparison = command("compare", "evaluated checkpoints or runs side by side, with paired tests", _compare)
     comparison.add_argument("paths", nargs="+", metavar="PATH", help="a checkpoint, or a folder of a run")
     comparison.add_argument("--evaluations", metavar="FILE", help="ask every checkpoint the evaluations of this recipe")
-    comparison.add_argument("--judge", help="rate them by a judge: a model's address, a reward, a reward model, or a dotted path")
+    comparison.add_argument(
+        "--judge", help="rate them by a judge: a model's address, a reward model, a reward, a dotted path"
+    )
     comparison.add_argument("--judge_model", default="default", metavar="NAME", help="the model's name at that address")
     comparison.add_argument("--prompts", metavar="FILE", help="JSONL of what the judged answers are answers to")
     comparison.add_argument("--limit", type=int, default=200, help="of so many prompts (default 200)")

@@ -8,7 +8,6 @@ from conftest import command, sft_recipe, write_jsonl, write_recipe
 
 pytest.importorskip("lm_eval", reason="no lm-evaluation-harness here (pip install -e .[benchmarks])")
 
-from pipeline.errors import PipelineError
 from pipeline.evaluation.benchmarks import scoring
 from pipeline.evaluation.benchmarks.specification import benchmarks_of, read_suite, read_task
 from pipeline.evaluation.evaluate import evaluate_checkpoint
@@ -110,7 +109,9 @@ def test_results_have_intervals_and_every_answer_is_kept(tmp_path, suite, tiny_m
         assert (result["low"], result["high"]) == wilson_interval(right, len(rows))
     assert [row["answer"] for row in colours] == [0, 1, 0, 1] and len(colours[0]["log_likelihoods"]) == 2
     for row in colours:  # per byte, the longer choice is not at a disadvantage
-        likely = [total / len(text) for total, text in zip(row["log_likelihoods"], ("red", "green as grass"), strict=True)]
+        likely = [
+            total / len(text) for total, text in zip(row["log_likelihoods"], ("red", "green as grass"), strict=True)
+        ]
         assert row["correct"] == (likely.index(max(likely)) == row["answer"])
     assert all(row["correct"] == (len(row["completion"]) % 2 == 0) for row in sums) and sums[3]["answer"] == "6"
     assert all(row["tokens"] <= 8 for row in sums) and sums[0]["prompt"].endswith("<|im_start|>assistant\n")
@@ -118,7 +119,9 @@ def test_results_have_intervals_and_every_answer_is_kept(tmp_path, suite, tiny_m
     assert found["small.drawn"]["correct"] == sum(one["correct"] for row in drawn for one in row["samples"])
     assert len({one["completion"] for one in drawn[0]["samples"]}) > 1
     bits, size = sum(row["bits"] for row in gold), sum(row["bytes"] for row in gold)
-    assert found["small.gold"]["value"] == pytest.approx(bits / size) and size == sum(1 + len(row["answer"]) - 1 for row in gold)
+    assert found["small.gold"]["value"] == pytest.approx(bits / size) and size == sum(
+        1 + len(row["answer"]) - 1 for row in gold
+    )
     centred = [(found["small.colours"]["rate"] - 0.5) / 0.5, found["small.sums"]["rate"]]
     assert found["small.core"]["value"] == pytest.approx(sum(centred) / 2) and found["small.core"]["benchmarks"] == 2
 
@@ -152,7 +155,9 @@ def test_the_harness_sends_the_token_ids_of_our_own_evaluations_and_of_training(
     assert theirs == ours and len(ours) == 12 and generate is generation.generate
 
     monkeypatch.setattr(session, "train", lambda trainer, *args, **kwargs: trainers.append(trainer))
-    turns = [[{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["answer"]}] for row in rows]
+    turns = [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["answer"]}] for row in rows
+    ]
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": messages} for messages in turns])
     assert command("sft", "--config", sft_recipe(tmp_path / "sft.yaml", tiny_world, dataset_name=rows)) == 0
     taught = sorted(row["input_ids"] for row in trainers[0].train_dataset)
@@ -252,7 +257,9 @@ def test_every_benchmark_of_a_shipped_suite_has_its_task_and_its_metric():
                 task = read_task(Path(file))
                 if "class" in task:
                     continue
-                metrics = [one["metric"] for one in task["metric_list"]] if "metric_list" in task else ["acc", "acc_norm"]
+                metrics = (
+                    [one["metric"] for one in task["metric_list"]] if "metric_list" in task else ["acc", "acc_norm"]
+                )
                 assert values.get("metric", metrics[0]) in metrics, (benchmark, metrics)
                 filters = [one["name"] for one in task.get("filter_list") or []]
                 assert values.get("filter") in (None, *filters)
@@ -294,7 +301,11 @@ def test_answers_are_judged_as_the_benchmarks_mean_it():
     assert scoring.math({"Answer": 7}, [["It is 7.", "It is 8."]]) == {"exact_match": [1, 0]}
     assert scoring.share([[1, 0], [1, 1]]) == 0.75
     row = {"answer": "Ada Lovelace"}
-    assert scoring.short_answer(row, ["It was ada lovelace."]) == {"correct": 1, "abstained": 0, "right_when_attempted": 1}
+    assert scoring.short_answer(row, ["It was ada lovelace."]) == {
+        "correct": 1,
+        "abstained": 0,
+        "right_when_attempted": 1,
+    }
     assert scoring.short_answer(row, ["I do not know."]) == {"correct": 0, "abstained": 1}
     assert scoring.short_answer(row, ["I'm not sure, perhaps Ada Lovelace."])["correct"] == 0
     assert scoring.refusal({"label": "safe"}, ["I'm sorry, but I can't help."]) == {"correct": 0, "refused_safe": 1}

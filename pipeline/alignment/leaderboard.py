@@ -79,8 +79,7 @@ def leaderboard(
         "prompts": len(asked),
         "ratings": {names[i]: found[i] for i in order},
         "pairs": [
-            {"first": names[i], "second": names[j]}
-            | {word: verdicts.count(value) for word, value in _WORTH}
+            {"first": names[i], "second": names[j]} | {word: verdicts.count(value) for word, value in _WORTH}
             for (i, j), verdicts in pairs.items()
         ],
     }

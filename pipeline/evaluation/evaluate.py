@@ -309,7 +309,9 @@ def _tools(evaluation: Evaluation, tokenizer: Any, name: str, *, chat: bool) -> 
 
 
 def _loaded(evaluations: Any) -> dict[str, Evaluation | Benchmark]:
-    if isinstance(evaluations, dict) and all(isinstance(value, Evaluation | Benchmark) for value in evaluations.values()):
+    if isinstance(evaluations, dict) and all(
+        isinstance(value, Evaluation | Benchmark) for value in evaluations.values()
+    ):
         return evaluations
     return load_evaluations(evaluations)
 

@@ -92,7 +92,9 @@ def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
     says how long they are, and, judged by a verifier, `pipeline.evaluation.self_checks.effects` what looking back did.
     """
     if evaluation.scorer == "bits_per_byte":
-        return {"n": len(answered)} | ratio_interval([row["bits"] for row in answered], [row["bytes"] for row in answered])
+        return {"n": len(answered)} | ratio_interval(
+            [row["bits"] for row in answered], [row["bytes"] for row in answered]
+        )
     if evaluation.scorer == "choice":
         return counts([row["correct"] for row in answered])
     if evaluation.samples == 1:
@@ -124,7 +126,9 @@ def _of_texts(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]
     from pipeline.evaluation.generation import Completion
 
     per_row = [row.get("samples") or [row] for row in answered]
-    found: dict[str, Any] = {"mean_tokens": mean_interval([fmean(one["tokens"] for one in samples) for samples in per_row])}
+    found: dict[str, Any] = {
+        "mean_tokens": mean_interval([fmean(one["tokens"] for one in samples) for samples in per_row])
+    }
     if not is_verifier(evaluation.scorer):
         return found
     scorer = find_scorer(evaluation.scorer)

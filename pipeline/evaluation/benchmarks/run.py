@@ -23,7 +23,7 @@ Row = dict[str, Any]
 FEW_SHOT_SEED = 1234  # lm-evaluation-harness' own
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load_tasks(benchmark: Benchmark) -> tuple[Any, ...]:
     """The benchmark's tasks with their rows, ready to be asked.
 
@@ -40,7 +40,10 @@ def load_tasks(benchmark: Benchmark) -> tuple[Any, ...]:
                 config = load_yaml(file)
                 config = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
                 config |= benchmark.local(config)
-                if benchmark.max_new_tokens is not None and config.get("output_type", "generate_until") == "generate_until":
+                if (
+                    benchmark.max_new_tokens is not None
+                    and config.get("output_type", "generate_until") == "generate_until"
+                ):
                     limit = {"max_gen_toks": benchmark.max_new_tokens}
                     config["generation_kwargs"] = (config.get("generation_kwargs") or {}) | limit
                 task = ConfigurableTask(config=config)
@@ -101,9 +104,14 @@ def run_benchmark(
                 f"{benchmark.key}: found no metric {metric!r} under the filter {wanted!r}; the task {name} has "
                 f"{', '.join(samples[0]['metrics'])} and the filters {', '.join(filters)}"
             )
-        rows += [_row(name, sample, metric, benchmark.parts) for sample in sorted(chosen, key=lambda one: one["doc_id"])]
+        rows += [
+            _row(name, sample, metric, benchmark.parts) for sample in sorted(chosen, key=lambda one: one["doc_id"])
+        ]
     if all(row.get("value") in (0, 1) for row in rows):
-        rows = [{key: value for key, value in row.items() if key != "value"} | {"correct": bool(row["value"])} for row in rows]
+        rows = [
+            {key: value for key, value in row.items() if key != "value"} | {"correct": bool(row["value"])}
+            for row in rows
+        ]
     return rows, figures(rows, benchmark.parts)
 
 

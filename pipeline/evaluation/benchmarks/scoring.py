@@ -10,7 +10,8 @@ from typing import Any
 Row = dict[str, Any]
 
 _REFUSES = re.compile(
-    r"\b(?:I(?: am|['’]m) (?:sorry|unable|not able|afraid)|I (?:can ?not|can['’]t|could not|couldn['’]t|won['’]t|will not|must decline)|"
+    r"\b(?:I(?: am|['’]m) (?:sorry|unable|not able|afraid)|I (?:can ?not|can['’]t|could not|couldn['’]t)|"
+    r"I (?:won['’]t|will not|must decline)|"
     r"I(?: am|['’]m) not (?:comfortable|going to)|as an AI\b|against my|I apologi[sz]e)",
     re.IGNORECASE,
 )

@@ -102,7 +102,9 @@ class Benchmark:
         examples = self.few_shot if self.few_shot is not None else config.get("num_fewshot")
         wanted = config.get("fewshot_split") or config.get("training_split")
         if examples and wanted not in files:
-            raise PipelineError(f"{self.key}: {self.data} holds no {wanted}, from which {examples} examples are to be shown")
+            raise PipelineError(
+                f"{self.key}: {self.data} holds no {wanted}, from which {examples} examples are to be shown"
+            )
         return absent | {"dataset_path": form, "dataset_name": None, "dataset_kwargs": {"data_files": names}}
 
 
@@ -116,7 +118,10 @@ def complaints(specification: Mapping[str, Any], exists: Callable[[str], bool]) 
         elif isinstance(value, int) and value < 1:
             found.append(f".{key}: found {value}, expected at least 1")
     if importlib.util.find_spec("lm_eval") is None:
-        return [*found, ".suite: lm-evaluation-harness is not installed: pip install -e .[benchmarks] -c constraints.txt"]
+        return [
+            *found,
+            ".suite: lm-evaluation-harness is not installed: pip install -e .[benchmarks] -c constraints.txt",
+        ]
     if found:
         return found
     try:
@@ -184,7 +189,7 @@ _PlainLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 def read_task(file: Path) -> dict[str, Any]:
     """A task file with what it includes; functions are left out, nothing is imported."""
-    config = yaml.load(file.read_text(encoding="utf-8"), Loader=_PlainLoader) or {}  # noqa: S506
+    config = yaml.load(file.read_text(encoding="utf-8"), Loader=_PlainLoader) or {}
     included = config.pop("include", [])
     for name in [included] if isinstance(included, str) else included:
         config = read_task(file.parent / name) | config
