@@ -146,7 +146,8 @@ def core(benchmarks: Mapping[str, Benchmark], results: Mapping[str, Row]) -> Row
     0 is guessing and 1 is everything right (Li et al. 2024, section 3.5); the interval takes their errors for independent.
     """
     chances = {key: one.chance for key, one in benchmarks.items() if one.chance is not None}
-    rates = {key: results[key].get("rate", results[key].get("value")) for key in chances if key in results}
+    found = [(key, results[key]) for key in chances if key in results]
+    rates = {key: float(one["rate"] if "rate" in one else one["value"]) for key, one in found}
     if not chances or len(rates) < len(chances):
         return None
     centred = [(rates[key] - chance) / (1 - chance) for key, chance in chances.items()]
