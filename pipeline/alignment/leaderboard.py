@@ -106,8 +106,8 @@ def verdict_of(judge: str, model: str = "default") -> Verdict:
 
         if (Path(judge) / "manifest.json").is_file() and read_manifest(judge).get("kind") != "reward":
             raise PipelineError(f"judge: {judge} holds a {read_manifest(judge).get('kind')}, expected a reward model.")
-        model = RewardModel(judge)
-        return _by_score(lambda prompts, answers: list(model(prompts, answers)))
+        scores = RewardModel(judge)
+        return _by_score(lambda prompts, answers: list(scores(prompts, answers)))
     pairwise = _pairwise(judge)
     if pairwise is None:
         reward = find_judge(judge)
