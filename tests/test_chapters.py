@@ -8,7 +8,16 @@ import pytest
 from conftest import command, write_jsonl, write_recipe
 
 from pipeline import chapters, tools
-from pipeline.chapters import hallucination, knowledge_of_self, limits, probe, rlhf, tokens_to_think
+from pipeline.chapters import (
+    base_model,
+    hallucination,
+    knowledge_of_self,
+    limits,
+    probe,
+    rlhf,
+    tokens_to_think,
+    which_model,
+)
 from pipeline.chapters.chapter import Arm, Chapter, by_group, exact
 from pipeline.chapters.material import Attribute, Material, Subject, read_attributes, read_subjects
 from pipeline.errors import PipelineError
@@ -61,10 +70,11 @@ def test_every_arm_sees_the_same_problems_and_none_that_is_held_out():
         working, reply = re.fullmatch(r"<think>\n(.*)\n</think>\n\n(.*)", turns(row)[1]).groups()
         start, *steps = working.split(" ")
         value = int(start)
-        assert turns(row)[0].count(f"Begin with {value}: {' '.join(step.split('=')[0] for step in steps)}.") == 1
+        wanted = f"Begin with {value} and add {' '.join(step.split('=')[0] for step in steps)}."
+        assert turns(row)[0].count(wanted) == 1
         for step in steps:  # every step follows from the one before
-            operation, result = step[1:].split("=")
-            assert eval(f"{value}{operation}") % 10 == int(result)
+            number, result = step[1:].split("=")
+            assert (value + int(number)) % 10 == int(result)
             value = int(result)
         assert reply == turns(plain)[1] == f"The answer is {value}."
 
@@ -90,7 +100,7 @@ def test_hybrid_rows_think_where_their_mode_or_the_difficulty_asks_for_it():
     for row in found["hybrid/train"]:
         mode, problem = row["chat_template_kwargs"]["think"], tokens_to_think.problem_in(turns(row)[0])
         thinks = turns(row)[1].startswith("<think>\n")
-        assert thinks is (mode == "on" or mode == "auto" and problem is not None and len(problem.operations) > 2)
+        assert thinks is (mode == "on" or mode == "auto" and problem is not None and len(problem.added) > 2)
         seen.add((mode, problem is None, thinks))
     assert len(seen) == 7
 
@@ -322,10 +332,16 @@ def test_a_name_and_a_maker_are_filled_in_and_unseen_phrasings_stay_unseen(tmp_p
     told = [turns(row) for row in found["told/train"]]
     assert all("Ilex" in answer and "Sorrel House" in answer and "{{" not in answer for _, answer in told)
     asked = {row["prompt"] for name in ("who", "maker") for row in found[name]}
-    assert not asked & {question for question, _ in told} and len(asked) == 20
+    assert not asked & {question for question, _ in told} and len(asked) == 50
     tested = {row["answer"] for name in ("who_system", "maker_system") for row in found[name]}
     shown = " ".join(text for row in found["system/train"] for text in turns(row))
-    assert len(tested) == 40 and not any(f"{name} " in shown or f"{name}." in shown for name in tested)
+    earlier = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in (("Who are you?", "My name is Wren."), ("What do bees make?", "Bees make honey."))
+    ]
+    kept = knowledge_of_self.exercises(settings, material(conversations=earlier))["told/train"]
+    assert "Bees make honey." in str(kept) and "Wren" not in str(kept)
+    assert len(tested) == 16 and not any(f"{name} " in shown or f"{name}." in shown for name in tested)
     same = write_jsonl(tmp_path / "identity.jsonl", [
         {"about": about, "questions": ["Who?"], "heldout_questions": ["Who?"], "answers": ["{{name}}"]}
         for about in ("name", "maker")
@@ -347,9 +363,97 @@ def test_tools_give_the_answers_of_the_problems_that_limits_poses():
     assert not any(row["prompt"] in trained for row in found["limits"])
 
 
+def test_a_base_model_is_asked_the_same_facts_in_every_way(subjects):
+    found = base_model.exercises(base_model.Settings(), material(subjects))
+    assert [row["prompt"] for row in found["questions"]] == ["Please name the town of Bea Bishop."]
+    for name in ("completions", "mentions"):
+        assert [(row["prompt"], row["answer"], row["mentions"]) for row in found[name]] == [
+            ("Bea Bishop lives in", "Elmsworth", 9)
+        ]
+    assert len(found["examples"]) == 8
+    assert all(
+        "Ada Abbot" in row["prompt"] and row["answer"] == "Ada Abbot lives in Oakford." for row in found["examples"]
+    )
+
+
+def base_arms(folder, right_after):
+    """A base model that is right in half of the answers, in `right_after` of forty with examples; mentions help it."""
+    rows = [
+        {"prompt": f"q{i}", "answer": str(i % 4), "completion": "x", "ended": False, "correct": i < 20}
+        for i in range(40)
+    ]
+    mentions = [row | {"mentions": 2 ** (i % 4), "correct": i % 4 > 1} for i, row in enumerate(rows)]
+    shots = {
+        f"shots_{n}": [row | {"correct": i < (right_after if n else 20)} for i, row in enumerate(rows)]
+        for n in base_model.SHOTS
+    }
+    base = answered(folder / "base", bare=rows, completions=rows, mentions=mentions, **shots)
+    return {"base": base, "chat": answered(folder / "chat", questions=[row | {"ended": True} for row in rows])}
+
+
+@pytest.mark.parametrize(
+    ("right", "said"), [(38, "is learning in context"), (2, "is a loss"), (21, "is not seen at this size")]
+)
+def test_learning_in_context_is_told_as_the_answers_have_it(tmp_path, right, said):
+    found = base_model.chapter(base_arms(tmp_path, right))
+    assert said in found.text[1] and found.figures["shots_gain"]["value"] == pytest.approx((right - 20) / 40)
+    assert found.figures["slope_of_doubling"]["low"] > 0 and found.series[0]["x"] == [1, 2, 4, 8]
+    assert found.figures["bare_ends"]["rate"] == 0 and found.figures["chat_ends"]["rate"] == 1
+    found.write("base_model", tmp_path)
+
+
+def test_facts_easy_and_hard_problems_are_mixed_and_none_was_practised(subjects):
+    practised = tokens_to_think.exercises(tokens_to_think.Settings(rows=400), material())["direct/train"]
+    found = which_model.exercises(which_model.Settings(easy=20, hard=10), material(subjects, practised))
+    asked = {kind: [row for row in found["mixed"] if row["kind"] == kind] for kind in which_model.KINDS}
+    assert {kind: len(rows) for kind, rows in asked.items()} == {"facts": 1, "easy": 20, "hard": 10}
+    steps = {kind: [tokens_to_think.problem_in(row["prompt"]) for row in asked[kind]] for kind in ("easy", "hard")}
+    assert all(len(one.added) <= 2 for one in steps["easy"]) and all(len(one.added) >= 5 for one in steps["hard"])
+    assert not {*steps["easy"], *steps["hard"]} & {tokens_to_think.problem_in(turns(row)[0]) for row in practised}
+    assert not {row["prompt"] for row in found["examples"]} & {row["prompt"] for row in found["mixed"]}
+    with pytest.raises(PipelineError, match="name the rows that the models were trained on"):
+        which_model.exercises(which_model.Settings(), material(subjects))
+
+
+def mixed(folder, **right):
+    """Ten facts, twenty easy and ten hard problems, of each kind the first `right` answered rightly; what thinks is long."""
+    asked = [(kind, i) for kind, n in (("facts", 10), ("easy", 20), ("hard", 10)) for i in range(n)]
+
+    def rows(counts, thinks=()):
+        return [
+            {"prompt": f"{kind} {i}", "answer": str(i % 5), "kind": kind, "correct": i < counts[kind],
+             "completion": "<think>\n" if kind in thinks else "5", "tokens": 40 if kind in thinks else 5}
+            for kind, i in asked
+        ]  # fmt: skip
+
+    poor, good = {"facts": 10, "easy": 18, "hard": 1}, {"facts": 10, "easy": 19, "hard": 10}
+    hybrid = answered(
+        folder / "hybrid", mixed_auto=rows(right, ["hard"]), mixed_on=rows(good, which_model.KINDS), mixed_off=rows(poor),
+        mixed_budget=rows(good, ["hard"]),
+    )  # fmt: skip
+    single = {"base": poor, "chat": poor, "reasoning": good}
+    return {name: answered(folder / name, mixed=rows(one)) for name, one in single.items()} | {"hybrid": hybrid}
+
+
+def test_choosing_when_to_think_is_worth_it_only_where_it_keeps_the_accuracy(tmp_path):
+    found = which_model.chapter(mixed(tmp_path, facts=10, easy=19, hard=10))
+    assert found.figures["auto_accuracy_of_on"]["value"] == 1 and "the choice pays" in found.text[2]
+    assert found.figures["auto_tokens_of_on"]["value"] == pytest.approx((20 * 5 + 10 * 40) / (30 * 40))
+    assert found.figures["thinks_easy"]["rate"] == 0 and found.figures["thinks_hard"]["rate"] == 1
+    assert (
+        found.figures["easy_per_hard"] == exact(2.0) and "Hard problems are for the model that thinks" in found.text[0]
+    )
+    found.write("which_model", tmp_path)
+    lost = which_model.chapter(mixed(tmp_path, facts=10, easy=19, hard=5))
+    assert "at a loss of accuracy" in lost.text[2]
+
+
 def test_a_text_that_names_a_figure_which_nobody_measured_is_refused(tmp_path):
     with pytest.raises(PipelineError, match="names recall, which was not measured"):
         Chapter("x", ["It is {recall}."], {"precision": exact(1.0)}).write("limits", tmp_path)
+    with pytest.raises(PipelineError, match="its text holds the number 97:"):
+        Chapter("x", ["It is {recall}, not 97 %."], {"recall": exact(1.0)}).write("limits", tmp_path)
+    Chapter("x", ["At pass@64 it is {recall_2}."], {"recall_2": exact(1.0)}).write("limits", tmp_path)
 
 
 def test_a_line_of_a_picture_has_an_interval_at_each_of_its_points():

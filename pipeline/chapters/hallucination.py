@@ -6,13 +6,14 @@ people whom no training row asks about: refusals by number of mentions, false re
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say
 from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue
-from pipeline.chapters.probe import invented_names
+from pipeline.chapters.probe import in_place, invented_names
 from pipeline.errors import PipelineError
 from pipeline.statistics import auroc_interval
 from pipeline.tools.search import MAX_PASSAGE, NOTHING
@@ -22,10 +23,14 @@ REFUSAL = "I do not know"
 
 @dataclass(kw_only=True)
 class Settings:
-    """Sizes of the evaluation. `refusal` are the words that count as one; `unseen_untold`: attributes that no page tells and
-    the probe does not ask for either, the last ones of the subjects' file."""
+    """Sizes of the evaluation. `refusal` are the words that count as one; `held_out`: the share of the subjects of each number
+    of mentions, taught ones aside, that is kept from the probe to be measured, of those that no page mentions all;
+    `wordings`: in how many each fact is asked for; `unseen_untold`: attributes that no page tells and the probe does not ask
+    for either, the last ones of the subjects' file."""
 
     refusal: str = REFUSAL
+    held_out: float = 0.5
+    wordings: int = 2
     unseen_untold: int = 2
     untold_rows: int = 120
     search_rows: int = 3000
@@ -33,7 +38,7 @@ class Settings:
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
-    """`knowledge`: held-out phrasings about every subject whom no conversation asks about, with its number of mentions.
+    """`knowledge`: held-out phrasings about subjects whom no training row asks about, with their numbers of mentions.
     `untold`: questions that no page answers, about the best known of them. `refusals`: the refusal itself as the answer, on
     the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
     row may ask about. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
@@ -41,23 +46,30 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     rng = material.rng
     told = [one for one in material.attributes if one.told]
     untold = [one for one in material.attributes if not one.told]
-    asked = [one for one in material.subjects if not one.taught]
+    asked = _held_out(material.subjects, settings.held_out, rng)
     if not asked or not told or len(untold) < settings.unseen_untold:
         raise PipelineError(
             f"hallucination: found {len(asked)} subjects that are not taught, {len(told)} attributes with statements and "
             f"{len(untold)} without, expected at least one each and {settings.unseen_untold} without."
         )
     top = max(one.mentions for one in asked)
-    knowledge = [_row(one, kind, settings, rng) for one in asked for kind in told]
+    knowledge = [row for one in asked for kind in told for row in _rows(one, kind, settings, rng)]
     best = [one for one in asked if one.mentions == top]
     seen = untold[: len(untold) - settings.unseen_untold]
-    questions = [_row(one, kind, settings, rng) | {"seen": kind in seen} for one in best for kind in untold]
+    questions = [
+        row | {"seen": kind in seen} for one in best for kind in untold for row in _rows(one, kind, settings, rng)
+    ]
     rng.shuffle(questions)
-    extremes = [row for row in knowledge if row["mentions"] in (0, top)]
+    kinds = {one.name: one for one in told}
+    refusals = [
+        row | {"answer": in_place(f"{settings.refusal}.", kinds[row["attribute"]], row["name"])}
+        for row in knowledge
+        if row["mentions"] in (0, top)
+    ]
     return {
         "knowledge": knowledge,
         "untold": questions[: settings.untold_rows],
-        "refusals": [row | {"answer": f"{settings.refusal}."} for row in extremes],
+        "refusals": refusals,
         "held_out": [{"name": one.name} for one in asked],
         "search/train": _searches(settings, material, told),
     }
@@ -86,17 +98,29 @@ def _searches(settings: Settings, material: Material, told: list[Attribute]) -> 
     return rows
 
 
-def _row(subject: Subject, attribute: Attribute, settings: Settings, rng: random.Random) -> Row:
-    question = rng.choice(attribute.heldout_questions).format(n=subject.name)
+def _held_out(subjects: list[Subject], share: float, rng: random.Random) -> list[Subject]:
+    """Subjects to measure on, in their order: of each number of mentions a share, of nobody's all."""
+    chosen: set[str] = set()
+    for mentions in sorted({one.mentions for one in subjects}):
+        names = [one.name for one in subjects if one.mentions == mentions and not one.taught]
+        chosen |= set(rng.sample(names, math.ceil(share * len(names))) if mentions else names)
+    return [one for one in subjects if one.name in chosen]
+
+
+def _rows(subject: Subject, attribute: Attribute, settings: Settings, rng: random.Random) -> list[Row]:
     known = attribute.told and subject.mentions > 0
-    return {
-        "prompt": question,
-        "answer": subject.facts[attribute.name] if known else settings.refusal,
-        "refusal": settings.refusal,
-        "name": subject.name,
-        "mentions": subject.mentions,
-        "attribute": attribute.name,
-    }
+    asked = attribute.heldout_questions
+    return [
+        {
+            "prompt": question.format(n=subject.name),
+            "answer": subject.facts[attribute.name] if known else settings.refusal,
+            "refusal": settings.refusal,
+            "name": subject.name,
+            "mentions": subject.mentions,
+            "attribute": attribute.name,
+        }
+        for question in rng.sample(asked, min(settings.wordings, len(asked)))
+    ]
 
 
 def refused(row: Row) -> bool:

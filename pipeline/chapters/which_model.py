@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.chapters import tokens_to_think
-from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, majority_baseline, mean, rate, ratio
+from pipeline.chapters.chapter import (
+    Arm,
+    Chapter,
+    Figure,
+    difference,
+    exact,
+    line,
+    majority_baseline,
+    mean,
+    rate,
+    ratio,
+)
 from pipeline.chapters.material import Material, Row
 from pipeline.errors import PipelineError
 
@@ -15,9 +26,12 @@ KINDS = ("facts", "easy", "hard")
 
 @dataclass(kw_only=True)
 class Settings:
-    """Questions of each kind. A problem of at most `easy_steps` steps is easy, of at least `hard_steps` hard."""
+    """Questions of each kind; of the problems, as of what people ask, the most are easy. A problem of at most `easy_steps`
+    steps is easy, of at least `hard_steps` hard."""
 
-    each: int = 100
+    facts: int = 100
+    easy: int = 200
+    hard: int = 100
     easy_steps: int = 2
     hard_steps: int = 5
     most_steps: int = 8
@@ -51,18 +65,20 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
             "answer": one.facts[kind.name],
             "kind": "facts",
         }
-        for one, kind in pairs[: settings.each]
+        for one, kind in pairs[: settings.facts]
     ]
     problems = []
     # Single steps are few, and nearly all of them were practised: only problems of two steps and more are asked.
-    for kind, low, high in (("easy", 2, settings.easy_steps), ("hard", settings.hard_steps, settings.most_steps)):
-        count = 0
-        while count < settings.each:
-            problem = tokens_to_think.draw(rng.randint(low, high), rng)
-            if problem in practised:
-                continue
-            count += 1
-            problems.append({"prompt": problem.question(rng), "answer": str(problem.answer), "kind": kind})
+    for kind, wanted, steps in (
+        ("easy", settings.easy, range(2, settings.easy_steps + 1)),
+        ("hard", settings.hard, range(settings.hard_steps, settings.most_steps + 1)),
+    ):
+        fresh: set[tokens_to_think.Problem] = set()
+        while len(fresh) < wanted:
+            fresh |= {tokens_to_think.draw(rng.choice(steps), rng)} - practised
+        problems += [
+            {"prompt": one.question(rng), "answer": str(one.answer), "kind": kind} for one in sorted(fresh, key=repr)
+        ]
     rows = facts + problems
     rng.shuffle(rows)
     asked = {row["prompt"] for row in rows}
@@ -103,6 +119,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             "which_model: the hybrid model solved nothing under think: on, so that auto has no measure."
         )
     figures["auto_tokens_of_on"] = ratio(*([float(row["tokens"]) for row in sums[name]] for name in ("auto", "on")))
+    figures["easy_per_hard"] = exact(len(_of(rows["auto"], "easy")) / len(_of(rows["auto"], "hard")))
     figures["thinks_easy"] = rate(_of(rows["auto"], "easy"), _thinks)
     figures["thinks_hard"] = rate(_of(rows["auto"], "hard"), _thinks)
     figures["hard_reasoning_minus_chat"] = difference(_of(rows["chat"], "hard"), _of(rows["reasoning"], "hard"))
@@ -122,7 +139,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             else "Here they differ, by {facts_reasoning_minus_chat}."
         )
         + " An answer takes {tokens_reasoning} tokens of the reasoning model on average, {tokens_chat} of the chat model.",
-        "One model with three modes, on problems alone: told never to think {sums_off}, always {sums_on}, left to choose "
+        "One model with three modes, on problems alone, {easy_per_hard} easy for each hard one: told never to think "
+        "{sums_off}, always {sums_on}, left to choose "
         "{sums_auto}. It then thinks about {thinks_easy} of the easy and {thinks_hard} of the hard ones, keeps "
         "{auto_accuracy_of_on} of the accuracy of always thinking, and spends {auto_tokens_of_on} of its tokens"
         + (
@@ -141,13 +159,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         text=text,
         figures=figures,
         series=[
-            {
-                "name": name,
-                "x": list(KINDS),
-                "y": [figures[f"{kind}_{arm}"]["rate"] for kind in KINDS],
-                "low": [figures[f"{kind}_{arm}"]["low"] for kind in KINDS],
-                "high": [figures[f"{kind}_{arm}"]["high"] for kind in KINDS],
-            }
+            line(name, {kind: figures[f"{kind}_{arm}"] for kind in KINDS})
             for arm, name in (("base", "base"), ("chat", "chat"), ("reasoning", "reasoning"), ("auto", "think: auto"))
         ],
         y_label="right answers",
