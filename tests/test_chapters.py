@@ -65,7 +65,9 @@ def test_every_arm_sees_the_same_problems_and_none_that_is_held_out():
     }
     assert asked["working"] == asked["direct"] == asked["filler"] == asked["hybrid"]
     heldout = {tokens_to_think.problem_in(row["prompt"]) for row in found["steps"]}
-    assert len(heldout) == 8 * 20 and not heldout & {tokens_to_think.problem_in(text) for text in asked["direct"]}
+    assert len(heldout) == 8 * 20
+    practised = heldout & {tokens_to_think.problem_in(text) for text in asked["direct"]}
+    assert all(len(problem.added) == 1 for problem in practised)  # to be known by heart
     for row, plain in zip(found["working/train"], found["direct/train"], strict=True):
         working, reply = re.fullmatch(r"<think>\n(.*)\n</think>\n\n(.*)", turns(row)[1]).groups()
         start, *steps = working.split(" ")
@@ -100,7 +102,7 @@ def test_hybrid_rows_think_where_their_mode_or_the_difficulty_asks_for_it():
     for row in found["hybrid/train"]:
         mode, problem = row["chat_template_kwargs"]["think"], tokens_to_think.problem_in(turns(row)[0])
         thinks = turns(row)[1].startswith("<think>\n")
-        assert thinks is (mode == "on" or mode == "auto" and problem is not None and len(problem.added) > 2)
+        assert thinks is (mode == "on" or mode == "auto" and problem is not None and len(problem.added) > 1)
         seen.add((mode, problem is None, thinks))
     assert len(seen) == 7
 
@@ -163,6 +165,10 @@ def test_what_the_model_does_not_know_is_refused_and_the_control_has_as_many_row
     assert len(taught) == len(plain) == 2 * len(refused) + 1 and len(refused) == 4
     assert not any("I do not know." in turns(row) for row in plain if row["messages"] != "kept")
     assert {"messages": "kept"} in taught and {"messages": "kept"} in plain
+    told, _ = probe.demonstrations(judged, ["I do not know."], [], random.Random(0), attributes)
+    said = {row["messages"][1]["content"] for row in told if "I do not know." in turns(row)[1]}
+    assert "Bea Bishop lives in... I do not know." in said  # where the town would stand
+    assert "I do not know." in said  # no page tells of birthdays: there is no such place
 
 
 def test_probing_a_model_that_knows_nothing_says_so(tmp_path, subjects, tiny_world, capsys):
@@ -190,12 +196,13 @@ def hallucination_arm(folder, unknown, known="Elmsworth"):
     rows = [
         {"prompt": f"Where does P{i} live?", "name": f"P{i}", "mentions": mentions, "attribute": "town",
          "answer": "Elmsworth" if mentions else "I do not know", "refusal": "I do not know",
-         "completion": known if mentions else unknown, "correct": mentions > 0 or unknown.startswith("I do")}
+         "completion": known if mentions else unknown, "correct": mentions > 0 or unknown.startswith("I do"),
+         "certainty": 0.9 if mentions else 0.9 if i < 6 else 0.4}
         for i, mentions in enumerate([0] * 60 + [9] * 60)
     ]  # fmt: skip
     untold = [row | {"completion": unknown, "mentions": 9, "seen": i % 2 == 0} for i, row in enumerate(rows[:20])]
     scored = [row | {"bits": 1.0 if row["mentions"] == 0 else 9.0} for row in rows]
-    return answered(folder, knowledge=rows, untold=untold, refusals=scored)
+    return answered(folder, knowledge=rows, untold=untold, refusals=scored, calibration=rows[20:100])
 
 
 def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
@@ -208,7 +215,10 @@ def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
     found = hallucination.chapter(arms)
     assert found.figures["made_up_before"]["rate"] == 1.0 and found.figures["made_up_refusals"]["rate"] == 0.0
     assert found.figures["false_refusals"]["correct"] == 0 and found.figures["auroc"]["value"] == 1.0
-    assert found.figures["coverage"]["rate"] == 0.5 and found.figures["risk_half"]["rate"] == 0.0
+    assert found.figures["threshold"] == exact(0.9) and found.figures["made_up_certain"]["correct"] == 6
+    assert found.figures["coverage"]["correct"] == 66 and found.figures["risk"]["correct"] == 6
+    assert found.figures["auroc_certainty"]["value"] == pytest.approx(0.95)
+    assert found.figures["false_refusals_certain"]["correct"] == 0
     assert "it is the refusals that changed it" in " ".join(found.text)
     path = found.write("hallucination", tmp_path)
     content = json.loads(path.read_text())
@@ -231,6 +241,13 @@ def test_questions_for_measuring_are_about_people_whom_nothing_teaches(subjects)
     assert {(row["attribute"], row["seen"]) for row in found["untold"]} == {
         ("birthday", True), ("shoes", False), ("hat", False),
     }  # fmt: skip
+
+
+def test_what_is_calibrated_on_is_nobody_who_is_measured(subjects):
+    found = hallucination.exercises(hallucination.Settings(), material(subjects))
+    names = {row["name"]: row["mentions"] for row in found["calibration"]}
+    assert names.pop("Ada Abbot") == 9 and set(names.values()) == {0} and "Cleo Carver" not in names
+    assert all("town of" not in row["prompt"] for row in found["calibration"])  # the wording that is held out
 
 
 def test_rows_with_search_answer_what_their_page_says_and_nothing_else(subjects):
@@ -408,8 +425,8 @@ def test_facts_easy_and_hard_problems_are_mixed_and_none_was_practised(subjects)
     asked = {kind: [row for row in found["mixed"] if row["kind"] == kind] for kind in which_model.KINDS}
     assert {kind: len(rows) for kind, rows in asked.items()} == {"facts": 1, "easy": 20, "hard": 10}
     steps = {kind: [tokens_to_think.problem_in(row["prompt"]) for row in asked[kind]] for kind in ("easy", "hard")}
-    assert all(len(one.added) <= 2 for one in steps["easy"]) and all(len(one.added) >= 5 for one in steps["hard"])
-    assert not {*steps["easy"], *steps["hard"]} & {tokens_to_think.problem_in(turns(row)[0]) for row in practised}
+    assert all(len(one.added) == 1 for one in steps["easy"]) and all(len(one.added) >= 4 for one in steps["hard"])
+    assert not set(steps["hard"]) & {tokens_to_think.problem_in(turns(row)[0]) for row in practised}
     assert not {row["prompt"] for row in found["examples"]} & {row["prompt"] for row in found["mixed"]}
     with pytest.raises(PipelineError, match="name the rows that the models were trained on"):
         which_model.exercises(which_model.Settings(), material(subjects))

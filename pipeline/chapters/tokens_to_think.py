@@ -43,7 +43,7 @@ class Settings:
     most_steps: int = 8
     heldout_per_step: int = 60
     replay: int = 1000
-    easy_steps: int = 2
+    easy_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,24 @@ def draw(steps: int, rng: random.Random) -> Problem:
 
 
 def split(settings: Settings, rng: random.Random) -> tuple[list[Problem], list[Problem]]:
-    """(for training, held out): as many of each number of steps, but no more than a third of all there are held out; no
-    held-out problem is trained on."""
-    heldout: list[Problem] = []
-    for steps in range(1, settings.most_steps + 1):
+    """(for training, to be asked): as many of each number of steps are asked, trained are more of the short ones.
+
+    Of one step there are 90: they are there to be known by heart, and asked again. Of all others none is trained that is asked.
+    """
+    lengths = range(1, settings.most_steps + 1)
+    asked: list[Problem] = []
+    for steps in lengths:
         fresh: set[Problem] = set()
-        while len(fresh) < min(settings.heldout_per_step, 10 * 9**steps // 3):
+        while len(fresh) < settings.heldout_per_step:
             fresh.add(draw(steps, rng))
-        heldout += sorted(fresh, key=repr)
-    kept = set(heldout)
+        asked += sorted(fresh, key=repr)
+    kept = {problem for problem in asked if len(problem.added) > 1}
     train: list[Problem] = []
     while len(train) < settings.rows:
-        problem = draw(len(train) % settings.most_steps + 1, rng)
+        problem = draw(rng.choices(lengths, [1 / steps for steps in lengths])[0], rng)
         if problem not in kept:
             train.append(problem)
-    return train, heldout
+    return train, asked
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
@@ -170,7 +173,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "Five models start from the same chat model and see the same problems: a digit, to which one to {most_steps} others "
         "are added one after the other, of each sum only the last digit kept. They differ in what stands between question and "
         "answer: nothing, each step worked out, filler of the same length, or working whose intermediate results are drawn "
-        "at random.",
+        "at random. Single steps are few enough to be known by heart; no longer problem of the test was practised.",
         "Answered at once, accuracy changes by {slope_direct} with each further step, with working by {slope_working}. "
         + (
             "The intervals do not overlap: how much a direct answer loses grows with the number of steps, as it "

@@ -30,16 +30,17 @@ class Settings:
     steps is easy, of at least `hard_steps` hard."""
 
     facts: int = 100
-    easy: int = 200
-    hard: int = 100
-    easy_steps: int = 2
-    hard_steps: int = 5
+    easy: int = 240
+    hard: int = 60
+    easy_steps: int = 1
+    hard_steps: int = 4
     most_steps: int = 8
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`mixed`: facts about the best-known subjects whom no conversation asks about, easy and hard problems. `examples`: what a
-    base model is shown first. No problem stands in the material's conversations, which are what was trained on."""
+    base model is shown first. No problem of more than one step stands in the material's conversations, which are what was
+    trained on; single steps are few, and all of them were practised."""
     rng = material.rng
     practised = {
         tokens_to_think.problem_in(turn["content"]) for row in material.conversations for turn in row["messages"]
@@ -68,17 +69,16 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         for one, kind in pairs[: settings.facts]
     ]
     problems = []
-    # Single steps are few, and nearly all of them were practised: only problems of two steps and more are asked.
     for kind, wanted, steps in (
-        ("easy", settings.easy, range(2, settings.easy_steps + 1)),
+        ("easy", settings.easy, range(1, settings.easy_steps + 1)),
         ("hard", settings.hard, range(settings.hard_steps, settings.most_steps + 1)),
     ):
-        fresh: set[tokens_to_think.Problem] = set()
+        fresh: dict[str, str] = {}
         while len(fresh) < wanted:
-            fresh |= {tokens_to_think.draw(rng.choice(steps), rng)} - practised
-        problems += [
-            {"prompt": one.question(rng), "answer": str(one.answer), "kind": kind} for one in sorted(fresh, key=repr)
-        ]
+            problem = tokens_to_think.draw(rng.choice(steps), rng)
+            if len(problem.added) == 1 or problem not in practised:
+                fresh[problem.question(rng)] = str(problem.answer)
+        problems += [{"prompt": prompt, "answer": answer, "kind": kind} for prompt, answer in fresh.items()]
     rows = facts + problems
     rng.shuffle(rows)
     asked = {row["prompt"] for row in rows}
@@ -91,7 +91,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         for kind in told[:2]
     ]
     while len(examples) < 4:
-        problem = tokens_to_think.draw(2, rng)
+        problem = tokens_to_think.draw(3, rng)
         question = problem.question(rng)
         if question not in asked:
             examples.append({"prompt": question, "answer": tokens_to_think.reply(problem.answer)})
