@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 VERIFIED = ".verified.json"
 SETTLED = 2.0
 """Seconds for which a file must have been left alone before its hash is remembered: a clock tick may hold two writes."""
+GENERATING = ("grpo", "rlhf", "distill")
+"""Stages that train on completions which they draw while they train."""
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "deepspeed")
 
 
@@ -85,6 +87,22 @@ def write_atomically(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     fsync(path.parent)
+
+
+def compute(manifest: Mapping[str, Any]) -> float | None:
+    """FLOPs of a stage, what it generated to train on counted; None where its manifest counts none.
+
+    `flops` are those of training, three forward passes a token. The stages that learn from their own completions count a
+    token, of prompts too, when it is generated: one forward pass more, and `num_iterations` times the training. A teacher
+    adds its own forward pass. Not counted: a reference model, rewards, evaluations.
+    """
+    flops = manifest.get("flops")
+    if not flops:
+        return None
+    if manifest.get("stage") not in GENERATING:
+        return float(flops)
+    trained = manifest.get("recipe", {}).get("num_iterations") or 1
+    return float(flops * (trained + 1 / 3) + manifest.get("tokens", 0) * manifest.get("teacher_flops_per_token", 0.0))
 
 
 def read_manifest(directory: str | Path) -> dict[str, Any]:

@@ -138,13 +138,14 @@ def _summary(recipes: Sequence[stages.Recipe], seconds: float) -> None:
     from pipeline.reporting import summary_table
 
     folder = _folder(recipes)
-    print(f"\n{summary_table(folder)}\nwhole run: {seconds / 60:.1f} minutes")
-    stages_that_train = ("pretrain", "sft", "rlhf", "dpo", "grpo")
+    print(f"\n{summary_table(folder)}\nthis command: {seconds / 60:.1f} minutes")
+    stages_that_train = ("pretrain", "sft", "dpo", "rlhf", "grpo")
     trained = [recipe for recipe in recipes if recipe.stage in stages_that_train and not _derived(recipe)]
     if trained:
+        last = max(reversed(trained), key=lambda recipe: stages_that_train.index(recipe.stage))
         print("\nTry next:")
-        print(f"  pipeline chat {trained[-1].output_dir}")
-        print(f"  pipeline lineage {trained[-1].output_dir}")
+        print(f"  pipeline chat {last.output_dir}")
+        print(f"  pipeline lineage {last.output_dir}")
     page = folder / "report" / "index.html"
     if page.is_file():
         print(f"  open {page}")

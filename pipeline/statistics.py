@@ -69,6 +69,54 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, *, dra
     return means[round(edge * (draws - 1))], means[round((1 - edge) * (draws - 1))]
 
 
+def over_seeds(
+    scores: Sequence[Sequence[float]], *, same_items: bool = False, confidence: float = 0.95, draws: int = 2_000
+) -> dict[str, Any]:
+    """The mean over seeds of a run, with a bootstrap interval over seeds and items: {"value", "low", "high", "seeds"}.
+
+    A hierarchical bootstrap (Davison and Hinkley 1997, section 3.8): seeds are drawn with replacement, then items within
+    each; where all seeds were asked the same items, these are drawn once for all of them, since a hard question is hard for
+    every seed (pigeonhole bootstrap, Owen 2007). Of S seeds the spread between them is widened by the root of S / (S - 1),
+    by which resampling S numbers falls short. Two items are added, one at either end of the scale, so that questions which
+    every seed answers rightly leave an interval of some width. What chance in the items adds to the spread between seeds is
+    counted twice in this way: the interval is rather too wide. The draws have a fixed seed.
+
+    Args:
+        scores: One list a seed, one number from 0 to 1 an item, such as whether the answer was right.
+        same_items: Whether item i is the same question for all seeds.
+
+    Raises:
+        ValueError: No seeds or no items, or seeds of `same_items` with different numbers of them.
+    """
+    if not scores or not all(scores):
+        raise ValueError("no seeds or no items to draw from")
+    if same_items and len({len(one) for one in scores}) > 1:
+        raise ValueError(f"the same items have to be as many: found {[len(one) for one in scores]}")
+    import numpy as np
+
+    chance, count = np.random.default_rng(0), len(scores)
+    means = np.array([fmean(one) for one in scores])
+    value = float(means.mean())
+    drawn = chance.integers(count, size=(draws, count))  # seeds
+    moved = (means[drawn].mean(1) - value) * (math.sqrt(count / (count - 1)) if count > 1 else 1.0)
+    within = np.zeros((draws, count))  # what drawing items anew does to the mean of the seed in each place
+    items = chance.integers(len(scores[0]) + 2, size=(draws, len(scores[0]) + 2)) if same_items else None
+    for seed, one in enumerate(scores):
+        pool = np.array([*one, 0.0, 1.0], dtype=float)
+        places = drawn == seed
+        if items is not None:
+            means_drawn = np.broadcast_to(pool[items].mean(1)[:, None], places.shape)[places]
+        elif set(one) <= {0.0, 1.0}:
+            means_drawn = chance.binomial(len(pool), pool.mean(), size=int(places.sum())) / len(pool)
+        else:
+            means_drawn = pool[chance.integers(len(pool), size=(int(places.sum()), len(pool)))].mean(1)
+        within[places] = means_drawn - pool.mean()
+    found = value + moved + within.mean(1)
+    edge = (1 - confidence) / 2
+    low, high = (float(one) for one in np.quantile(found, (edge, 1 - edge)))
+    return {"value": value, "low": max(0.0, min(low, value)), "high": min(1.0, max(high, value)), "seeds": count}
+
+
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Unbiased estimate of the chance that at least one of k samples is right (Chen et al. 2021, arXiv:2107.03374).
 

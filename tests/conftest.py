@@ -127,6 +127,26 @@ def odd_tokens(completion_ids, **columns):
     return [sum(token % 2 for token in ids) / max(len(ids), 1) for ids in completion_ids]
 
 
+def tokens(completion_ids, **columns):
+    """The longer the better."""
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def first_of_all(completion_ids, **columns):
+    """The smaller a token's id the better: one of them is the best."""
+    return [-sum(ids) / max(len(ids), 1) for ids in completion_ids]
+
+
+def nothing(completion_ids, **columns):
+    """The same for all."""
+    return [0.0 for _ in completion_ids]
+
+
+def spoiling(completion_ids, trainer_state=None, **columns):
+    """Worth less with every step."""
+    return [odd - (trainer_state.global_step if trainer_state else 0) for odd in odd_tokens(completion_ids)]
+
+
 @verifier("odd_length")
 def odd_length(text, answer):
     """About half of random completions are right, or none where the answer is `never`."""

@@ -41,6 +41,27 @@ def arms_of(folder, *overrides, **options):
     return {r.output_dir.name: r for r in stages.load_folder(folder, overrides, controls=True, **options)}
 
 
+def test_the_chapters_controls_are_those_of_the_demo():
+    derived = {
+        name.rpartition("_")[2]: one for name, one in arms_of(ROOT / "recipes" / "demo").items() if ".control_" in name
+    }
+    # What cannot change a result, and where rows are cut that are never as long
+    aside = {"stage", "output_dir", "dataset_name", "evaluations", "evaluation_batch_size", "save_steps", "max_length"}
+    aside |= {"sample_prompts", "sample_steps", "sample_problems", "batch_size"}
+    for chapter, arm in (("random", "random"), ("format", "format"), ("samples", "samples"), ("own", "sft")):
+        written = yaml.safe_load((ROOT / "recipes" / "chapters" / f"rl_{chapter}.yaml").read_text())
+        values = dict(derived[arm].values)
+        if chapter == "format":  # the order of rewards is free
+            for one in (written, values):
+                one["reward_funcs"] = sorted(zip(one["reward_funcs"], one.pop("reward_weights"), strict=True))
+        values |= {"learning_rate": float(values["learning_rate"])} if "learning_rate" in values else {}
+        written |= {"learning_rate": float(written["learning_rate"])} if "learning_rate" in written else {}
+        values.pop("top_p", None)  # 1, the default
+        assert {k: v for k, v in written.items() if k not in aside} == {
+            k: v for k, v in values.items() if k not in aside
+        }
+
+
 def test_every_arm_updates_and_draws_as_much_as_the_recipe(folder):
     arms = arms_of(folder)
     assert list(arms) == [

@@ -147,6 +147,29 @@ def test_a_base_model_is_cut_at_the_next_question_unless_its_ending_is_what_is_m
     assert asked[1][1] == ("\nQuestion:", "\n\n")
     run_evaluations(loaded.model, loaded.tokenizer, evaluations, tmp_path, kind="chat")
     assert asked[1] == (render_prompt(loaded.tokenizer, QUESTIONS[0], chat=True), ())
+    evaluations["facts"]["system_prompt"] = "Be brief."
+    run_evaluations(loaded.model, loaded.tokenizer, evaluations, tmp_path, kind="chat")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTIONS[0]}]
+    assert asked[1] == (render_prompt(loaded.tokenizer, messages, chat=True), ())
+
+
+@pytest.mark.parametrize(
+    ("chat", "first_answer", "correct"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_a_base_model_is_judged_by_its_first_stated_answer_where_the_evaluation_says_so(
+    loaded, monkeypatch, chat, first_answer, correct
+):
+    written = " Units 4+4=8. The answer is 68. The answer is 26."
+    monkeypatch.setattr(
+        "pipeline.evaluation.generation.generate", lambda *_, **__: [Completion(written, [1], ended=False)]
+    )
+    evaluation = Evaluation("questions.jsonl", "numeric", first_answer=first_answer)
+    rows = [{"prompt": "How much is 24+44?", "answer": "68"}]
+    [answered] = measure.answer_rows(
+        evaluation, loaded.model, loaded.tokenizer, rows, ["How much is 24+44?"], chat=chat, examples=[], batch_size=1
+    )
+    assert answered["correct"] is correct
+    assert answered["completion"] == (" Units 4+4=8. The answer is 68." if correct else written)
 
 
 def test_a_chat_model_without_a_template_is_refused(loaded, seven_right, tmp_path):
@@ -175,6 +198,13 @@ def test_a_chat_model_without_a_template_is_refused(loaded, seven_right, tmp_pat
         ("numeric", "<think>7+8=15</think>The answer is 83.", "83", True),
         ("numeric", "<think>83</think>The answer is 73.", "83", False),
         ("numeric", "It is 83 or 73.", "83", False),
+        ("hash_number", "9 * 2 = 18 dollars.\n#### 18", "9 * 2 = 18\n#### 18", True),
+        ("hash_number", "9 * 2 = 18 dollars.", "18", False),
+        ("hash_number", "#### 18\n#### 18", "18", False),
+        ("hash_number", "#### 18", "many", False),
+        ("last_number", "First 7, then 9 * 2 = 18 dollars.", "9 * 2 = 18\n#### 18", True),
+        ("last_number", "It is 18, not 19.", "18", False),
+        ("last_number", "<think>18</think>None.", "18", False),
     ],
 )
 def test_scorers(scorer, text, answer, correct):

@@ -392,6 +392,13 @@ def test_products_with_and_without_calls_are_the_same_and_the_heldout_ones_are_o
             expression = one["messages"][1]["tool_calls"][0]["function"]["arguments"]["expression"]
             a, b = map(int, expression.split("*"))
             assert one["messages"][2]["content"] == str(a * b) and f"{a * b}." in one["messages"][3]["content"]
+    for one, other in zip(called, rows(world / "conversations_python" / "train.jsonl"), strict=True):
+        assert (one["messages"][0], one["messages"][-1]) == (other["messages"][0], other["messages"][-1])
+        if one["topic"] == "product":
+            (call,) = other["messages"][1]["tool_calls"]
+            expression = one["messages"][1]["tool_calls"][0]["function"]["arguments"]["expression"]
+            assert call["function"] == {"name": "python", "arguments": {"code": f"print({expression})"}}
+            assert other["messages"][2] == {"role": "tool", "name": "python", "content": one["messages"][2]["content"]}
     heldout = products_in(world / "evaluations" / "tool_heldout.jsonl")
     exercises = products_in(world / "problems_tools" / "train.jsonl")
     assert (len(set(heldout)), len(set(exercises))) == (40, 30)
@@ -406,7 +413,7 @@ def test_products_leave_every_other_file_of_a_seed_as_it_was(world, tmp_path):
     write(Settings(**SMALL | {"tool_conversations": 7, "tool_problems": 2, "tool_heldout": 3}), tmp_path / "other")
     for path in (path for path in world.rglob("*") if path.is_file()):
         name = path.relative_to(world)
-        own = name.parts[0].endswith(("_tools", "_direct")) or name.stem == "tool_heldout"
+        own = name.parts[0].endswith(("_tools", "_python", "_direct")) or name.stem == "tool_heldout"
         assert (path.read_bytes() == (tmp_path / "other" / name).read_bytes()) != own, name
 
 

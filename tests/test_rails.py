@@ -3,16 +3,18 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
-from conftest import command, grpo_recipe, metrics_of
+from conftest import command, grpo_recipe, metrics_of, rlhf_recipe, sft_recipe, write_jsonl
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from pipeline.manifest import read_manifest
 from pipeline.training.callbacks import Rails
-from pipeline.training.rails import RAILS, check_rails, read_alerts, stopped_by
+from pipeline.training.rails import OFF_POLICY, RAILS, check_rails, read_alerts, stopped_by
 
 CEILING = 1.1
+HEALTHY = sorted((Path(__file__).parent / "healthy").glob("*.jsonl"))
 
 
 def healthy(seed, steps=300, top=1.05):
@@ -97,6 +99,14 @@ def test_rails_are_silent_on_healthy_runs(logs, tmp_path):
     assert not (tmp_path / "alerts.jsonl").exists()
 
 
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+def test_rails_are_silent_on_logs_of_real_healthy_runs(path, tmp_path):
+    """`metrics.jsonl` of runs that ended well, as README.md beside them says, with the figures that rails watch."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rails, control = run(rows, tmp_path / "alerts.jsonl")
+    assert rails.tripped is None and not control.should_training_stop and len(rails.history.rows) == len(rows) >= 40
+
+
 def test_warn_goes_on_and_says_it_once_and_off_says_nothing(tmp_path):
     rails, control = run(WRONG["truncated"](), tmp_path / "alerts.jsonl", {"action": "warn"})
     assert not control.should_training_stop and rails.tripped is None
@@ -152,6 +162,77 @@ def test_a_stopped_run_keeps_its_checkpoint_and_goes_on_only_with_a_wider_limit(
     assert command("grpo", "--config", recipe, "--rails", "warn") == 0
     assert read_manifest(folder)["status"] == "complete" and len(metrics_of(folder)) == 6
     assert [line["rail"] for line in read_alerts(folder / "alerts.jsonl")] == ["truncated"]
+
+
+FAST = {"learning_rate": 0.1, "per_device_train_batch_size": 16}
+RUNS = {
+    "reward_fell": {"reward_funcs": ["rewarding.spoiling"]},
+    "zero_variance": {"reward_funcs": ["rewarding.nothing"]},
+    "reward_flat": {"learning_rate": 1e-9, "max_steps": 202},
+    "entropy_collapse": {"reward_funcs": ["rewarding.first_of_all"], **FAST},
+    "kl_explosion": {**FAST, "beta": 1e-6},
+    "length_blow_up": {
+        "reward_funcs": ["rewarding.tokens"],
+        "max_completion_length": 64,
+        **FAST,
+        "learning_rate": 1e-2,
+    },
+    "truncated": {},
+    "repetition": {"temperature": 1e-4, "max_completion_length": 64},
+    "off_policy": {**FAST, "learning_rate": 0.02, "steps_per_generation": 8},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RAILS)
+def test_a_run_that_is_built_to_trip_a_rail_is_stopped_by_it(name, tmp_path, tiny_world, monkeypatch, capsys):
+    """With the limit that the rail has by default, and the others off."""
+    monkeypatch.chdir(tiny_world)
+    rails = {"window": 3} | {other: None for other in RAILS if other != name}
+    changes = {"max_steps": 60, "sample_problems": 0, **RUNS[name]}
+    if name == "length_blow_up":  # a model that says little, to begin with
+        rows = [{"messages": [{"role": "user", "content": f"What is {i} + {i}?"}, {"role": "assistant", "content": "A"}]}
+                for i in range(40)]  # fmt: skip
+        few = {"learning_rate": 1e-2, "max_steps": 20}
+        changes["model_name_or_path"] = tmp_path / "brief"
+        assert command("sft", "--config", sft_recipe(
+            tmp_path / "brief.yaml", tiny_world, dataset_name=write_jsonl(tmp_path / "brief.jsonl", rows), **few
+        )) == 0  # fmt: skip
+    recipe = grpo_recipe(tmp_path / "run.yaml", tiny_world, rails=rails, **changes)
+    assert command("grpo", "--config", recipe) == 1
+    assert f"stopped by rail {name} at step" in capsys.readouterr().err
+    (alert,) = read_alerts(tmp_path / "run" / "alerts.jsonl")
+    assert alert["rail"] == name and alert["limit"] == RAILS[name].limit and alert["action"] == "stop"
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny_world, monkeypatch, capsys):
+    monkeypatch.chdir(tiny_world)
+    recipe = grpo_recipe(tmp_path / "run.yaml", tiny_world, learning_rate=1e30, max_grad_norm=1e30)
+    assert command("grpo", "--config", recipe) == 1
+    assert "Training has diverged" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["generate", "continuous", "lora", "rloo"])
+def test_policy_and_rollouts_agree_while_a_batch_is_fresh_and_no_longer_when_it_is_old(
+    engine, tmp_path, tiny_world, tiny_reward_model, monkeypatch
+):
+    monkeypatch.chdir(tiny_world)
+    continuous = {
+        "use_transformers_continuous_batching": True,
+        "transformers_continuous_batching_config": {"num_blocks": 64, "max_batch_tokens": 512},
+    }
+    changes = {
+        "continuous": continuous,
+        "lora": {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0},
+        "rloo": {"algorithm": "rloo"},
+    }
+    values = {"learning_rate": 1e-2, "steps_per_generation": 2, "temperature": 0.7, **changes.get(engine, {})}
+    stage, build = ("rlhf", rlhf_recipe) if engine == "rloo" else ("grpo", grpo_recipe)
+    assert command(stage, "--config", build(tmp_path / "run.yaml", tiny_world, **values)) == 0
+    fresh, old, again, _ = (line[OFF_POLICY] for line in metrics_of(tmp_path / "run"))
+    assert fresh < 1e-4 and again < 1e-4 < 1e-3 < old
 
 
 @pytest.mark.slow

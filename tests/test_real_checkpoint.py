@@ -68,7 +68,7 @@ def test_grpo_scores_real_completions_of_real_problems(smollm, shared_data, tmp_
     out = tmp_path / "grpo"
     run(
         "grpo", "--config", "recipes/smollm2-135m/grpo.yaml", "--output_dir", out, "--model_name_or_path", smollm,
-        "--dataset_name", shared_data / "gsm8k", "--dataset_config", "null", "--reward_funcs", "[numeric]",
+        "--dataset_name", shared_data / "gsm8k", "--evaluations", "{}", "--reward_funcs", "[numeric]",
         "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 1, "--num_generations", 4,
         "--max_completion_length", 24, "--max_steps", 1, "--reward_check_prompts", 8, "--save_strategy", "no",
     )  # fmt: skip

@@ -287,13 +287,42 @@ def test_a_missing_file_is_answered_with_the_recipes_nearby(tmp_path):
         stages.load_recipe(tmp_path / "sft.yaml")
 
 
+def test_a_recipe_that_extends_another_gives_its_own_values_on_top(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "base.yaml", "stage: sft\noutput_dir: a\nlearning_rate: 1e-3\nseed: 1")
+    write(tmp_path / "middle.yaml", "extends: base.yaml\noutput_dir: b")
+    path = write(tmp_path / "top.yaml", "extends: middle.yaml\nlearning_rate: 1e-4\nmax_length: null")
+    source = read_source(path, ["--seed", "2"])
+    assert source.values == {
+        "stage": "sft", "output_dir": "b", "learning_rate": 1e-4, "seed": 1, "max_length": None,
+    }  # fmt: skip
+    assert source.overrides == {"seed": ["2"]} and not source.complaints
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: top.yaml", "top.yaml: extends: extends itself, by way of top.yaml"),
+        ("extends: there.yaml", "there.yaml: no such file; recipes nearby: .*top.yaml"),
+        ("extends: twice.yaml", "seed: given again in line 2"),
+        ("extends: [a, b]", "top.yaml:1: extends: expected the path of a recipe, found"),
+    ],
+)
+def test_a_recipe_that_cannot_be_extended_is_named(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "twice.yaml", "seed: 1\nseed: 2")
+    write(tmp_path / "top.yaml", text)
+    with pytest.raises(RecipeError, match=message):
+        read_yaml("top.yaml")
+
+
 def test_the_schema_takes_what_the_parser_takes_and_names_every_key():
     schema = json_schema(GRPO)
     json.dumps(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["additionalProperties"] is False
     properties = schema["properties"]
-    assert {"stage", "env", "learning_rate", "reward_funcs", "datasets", "sample_steps"} <= set(properties)
+    assert {"stage", "env", "extends", "learning_rate", "reward_funcs", "datasets", "sample_steps"} <= set(properties)
     assert properties["sample_steps"]["minimum"] == 1
     assert properties["top_p"]["exclusiveMinimum"] == 0
     assert "dapo" in properties["loss_type"]["enum"]

@@ -100,6 +100,18 @@ def test_a_folder_runs_producers_before_their_readers(kitchen):
     assert recipes[1].awaits("runs/x/crop/leaf") and not recipes[0].awaits("runs/x/crop")
 
 
+def test_folders_below_are_parts_of_the_run_and_runs_of_their_own(kitchen):
+    write(kitchen / "r/grow.yaml", "output_dir: runs/x/crop")
+    write(kitchen / "r/late/cook.yaml", "food: runs/x/late/crop\noutput_dir: runs/x/late/meal")
+    write(kitchen / "r/late/grow.yaml", "extends: r/grow.yaml\noutput_dir: runs/x/late/crop")
+    outputs = ["runs/x/crop", "runs/x/late/crop", "runs/x/late/meal"]
+    assert [str(recipe.output_dir) for recipe in stages.load_folder("r")] == outputs
+    assert [str(recipe.output_dir) for recipe in stages.load_folder("r/late")] == outputs[1:]
+    moved = stages.load_folder("r", output="y")
+    assert [str(recipe.output_dir) for recipe in moved] == ["y/crop", "y/late/crop", "y/late/meal"]
+    assert moved[2].arguments.food == "y/late/crop"
+
+
 def test_a_cycle_a_clash_and_a_missing_producer_are_all_listed(kitchen):
     write(kitchen / "r/a.yaml", "stage: cook\nfood: runs/x/b\noutput_dir: runs/x/a")
     write(kitchen / "r/b.yaml", "stage: cook\nfood: runs/x/a\noutput_dir: runs/x/b")

@@ -16,6 +16,7 @@ from pipeline.reporting import funnel_page, model_card, report, summary_table
 from pipeline.reporting.chapters import side_by_side
 from pipeline.reporting.drawing import thinned
 from pipeline.reporting.run_folder import read_run
+from pipeline.reporting.seeds import together
 from pipeline.reporting.table import count, duration
 
 
@@ -286,8 +287,41 @@ def test_other_seeds_are_found_drawn_and_kept_apart_from_other_recipes(tmp_path)
     alts = "\n".join(figure["aria-label"] for figure in page_of(run).figures)
     assert "over 100.0 k tokens; validation 2.500 at the end, 0.900 bits per byte; with 2 other seeds" in alts
     assert "grpo 90.0 %; hollow: 2 other seeds" in alts
+    over = found["chapters"]["facts"]["sft"]["over_seeds"]
+    assert over["seeds"] == 3 and over["values"] == [0.88] * 3 and over["rate"] == pytest.approx(0.88)
+    assert over["low"] < found["chapters"]["facts"]["sft"]["rate"] < over["high"]
+    assert found["chapters"]["facts"]["grpo"]["over_seeds"]["seeds"] == 2
+    assert "3 seeds: 88.0 % [" in page_of(run).text
     report(run, seeds=[])
     assert "seed" not in "\n".join(figure["aria-label"] for figure in page_of(run).figures)
+
+
+def test_a_chapter_says_what_it_is_over_seeds_and_for_how_many_its_words_hold(tmp_path):
+    run = write_run(tmp_path / "tiny")
+    write_chapter(run)
+    for seed, working in ((2, 91), (3, 94)):
+        chapter = write_chapter(write_run(tmp_path / f"tiny-{seed}", seed))
+        content = json.loads(chapter.read_text())
+        content["figures"] |= {"working": result(working, 100), "slope": {"value": -0.05, "low": -0.07, "high": -0.03}}
+        content["text"][1] = content["text"][1] if seed == 2 else "The direct model had less than {compute}."
+        chapter.write_text(json.dumps(content))
+    report(run)
+    figures = json.loads((run / "report" / "report.json").read_text())["chapters"]["tokens_to_think"]
+    assert figures["working"]["over_seeds"]["values"] == [0.97, 0.91, 0.94]
+    assert figures["working"]["over_seeds"]["rate"] == pytest.approx(0.94)
+    assert figures["working"]["over_seeds"]["low"] < 0.91 and figures["working"]["rate"] == 0.97
+    several = [
+        {"n": 10, "samples": 4, "correct": c, "rate": c / 40, "low": c / 40 - 0.1, "high": c / 40 + 0.1}
+        for c in (30, 34)
+    ]
+    assert together(several)["rate"] == pytest.approx(0.8) and together(several)["low"] < 0.7
+    assert together(several[:1]) is None and together([several[0], {"n": 3}]) is None
+    slope = figures["slope"]["over_seeds"]
+    assert slope["value"] == pytest.approx(-0.061) and slope["low"] < -0.083 and slope["high"] > -0.05
+    assert figures["compute"]["over_seeds"]["low"] == figures["compute"]["over_seeds"]["high"]  # counted, not drawn
+    text = page_of(run).text
+    assert "hold for 3 of 3 seeds" in text and "hold for 2 of 3 seeds" in text
+    assert "hold for 2 of 3 seeds" in (run / "report" / "report.md").read_text()
 
 
 def test_time_tokens_flops_and_cost_are_added_up_and_held_against_the_plan(reported):
@@ -414,6 +448,16 @@ def test_a_single_finished_stage_is_reported(tmp_path):
     page = page_of(tmp_path / "run")
     assert "No stage of this run has written a model yet." in page.text and len(page.figures) == 1  # the lineage
     assert "corpus" in summary_table(tmp_path / "run")
+
+
+def test_parts_in_folders_below_are_shown_with_their_place(run):
+    write_stage(run, "r1/sft", "chat", evaluations={"facts": result(30, 100)})
+    write_stage(run, "r1/sft.control_random", "chat", evaluations={"facts": result(10, 100)})
+    stages = {stage.name: stage for stage in read_run(run).stages}
+    assert {"sft", "r1/sft", "r1/sft.control_random"} <= set(stages)
+    assert stages["r1/sft.control_random"].control == ("r1/sft", "random")
+    assert {"r1/sft", "sft"} <= set(summary_table(run).splitlines()[0].split())
+    assert "r1/sft" in report(run).read_text(encoding="utf-8").replace("<wbr>", "")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.rewards import Reward, describe, find, for_trainer, names, resolve, reward_weights, verifier
-from pipeline.rewards.answer import completion_text, numbers, visible_text
+from pipeline.rewards.answer import completion_text, numbers, up_to_first_answer, visible_text
 from pipeline.rewards.numeric import final_number
 
 OURS = [
@@ -104,6 +104,20 @@ def test_completions_of_every_form_become_text(completion, text):
 )
 def test_only_text_outside_a_closed_think_part_is_visible(text, visible):
     assert visible_text(text) == visible
+
+
+@pytest.mark.parametrize(
+    ("kept", "rest"),
+    [
+        ("Units 4+4=8. The answer is 68.", " The answer is 26."),
+        ("So 18 in all.\n#### 18", "\nQuestion: 7+5?\n#### 12"),
+        (r"It is \boxed{\frac{1}{2}}", r" and then \boxed{3}"),
+        ("Answer: B", "\nAnswer: C"),
+        ("4 and 5 make 9", ""),
+    ],
+)
+def test_a_text_is_cut_behind_its_first_stated_answer(kept, rest):
+    assert up_to_first_answer(kept + rest).strip() == kept
 
 
 @pytest.mark.parametrize(

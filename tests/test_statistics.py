@@ -8,6 +8,7 @@ from pipeline.statistics import (
     auroc_interval,
     bootstrap_interval,
     mcnemar_test,
+    over_seeds,
     pass_at_k,
     slope_interval,
     wilson_interval,
@@ -93,3 +94,28 @@ def test_auroc_counts_ties_half_and_knows_its_ends():
     assert auroc_interval([1.0, 3.0], [2.0, 3.0])["value"] == pytest.approx((0 + 0 + 1 + 0.5) / 4)
     with pytest.raises(ValueError, match="both kinds"):
         auroc_interval([], [1.0])
+
+
+def test_seeds_that_differ_widen_the_interval_more_than_questions_do():
+    alike = over_seeds([[1.0] * 150 + [0.0] * 150] * 5)
+    apart = over_seeds([[1.0] * right + [0.0] * (300 - right) for right in (90, 120, 150, 180, 210)])
+    assert alike["value"] == apart["value"] == 0.5 and apart["seeds"] == 5
+    # Five seeds of 300 questions each are as good as 1,500 questions while the seeds agree ...
+    assert alike["high"] - alike["low"] == pytest.approx(2 * 1.96 * (0.25 / 1500) ** 0.5, rel=0.1)
+    # ... and no better than five numbers with a standard deviation of 0.158 where they do not.
+    assert apart["high"] - apart["low"] == pytest.approx(2 * 1.96 * 0.158 / 5**0.5, rel=0.15)
+
+
+def test_the_same_questions_asked_of_every_seed_are_drawn_once():
+    seeds = [[1.0] * 150 + [0.0] * 150] * 5
+    same, other = over_seeds(seeds, same_items=True), over_seeds(seeds)
+    assert same["high"] - same["low"] == pytest.approx(5**0.5 * (other["high"] - other["low"]), rel=0.1)
+    with pytest.raises(ValueError, match="as many"):
+        over_seeds([[1.0], [1.0, 0.0]], same_items=True)
+    with pytest.raises(ValueError, match="no seeds"):
+        over_seeds([[1.0], []])
+
+
+def test_seeds_without_a_mistake_leave_an_interval_of_some_width():
+    found = over_seeds([[1.0] * 100] * 3)
+    assert found["value"] == found["high"] == 1.0 and 0.97 < found["low"] < 0.995

@@ -248,6 +248,12 @@ def test_a_model_that_is_none(refused, tmp_path):
     assert "no tokenizer can be loaded from here" in refused("sft", model_name_or_path=tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_no_model_at_all(refused, tmp_path, stage):
+    message = refused(stage, model_name_or_path=None)
+    assert "model_name_or_path: is missing" in message and not (tmp_path / "run").exists()
+
+
 def test_packing_in_an_architecture_that_cannot_keep_documents_apart(refused):
     bloom = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4}
     assert "Set `packing_strategy: wrapped`" in refused("pretrain", model_config=bloom)

@@ -45,8 +45,6 @@ def check_policy(recipe: Any, inputs: dict[str, tuple[str, ...]], config_type: t
         complaints += check_selection(recipe, rewards_of(recipe, config_type)[0], config_type)
     except PipelineError as error:
         complaints += str(error).splitlines()
-    if not recipe.get("model_name_or_path"):
-        complaints.append("model_name_or_path: is missing: expected the model to train")
     return complaints
 
 
@@ -186,6 +184,7 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
     Raises:
         PipelineError: The rewards fail their check, or whatever `session.train` raises.
     """
+    from pipeline.alignment.off_policy import OffPolicy
     from pipeline.alignment.rollouts import Rollouts
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.evaluation.generation import end_token_ids
@@ -218,7 +217,7 @@ def train(recipe: Any, directory: Any, trainer_type: type, config_type: type) ->
     if recipe.arguments.difficulty is not None or recipe.arguments.active_sampling_rounds:
         band = None if recipe.arguments.difficulty is None else Band(**recipe.arguments.difficulty)
         curriculum = Curriculum(len(prepared.rows), args.seed, band, shuffle=args.shuffle_dataset)
-    trainer = type(trainer_type.__name__, (Rollouts, trainer_type), {})(
+    trainer = type(trainer_type.__name__, (Rollouts, OffPolicy, trainer_type), {})(
         model=prepared.model,
         reward_funcs=for_trainer(rewards),
         args=args,

@@ -9,8 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-WITH_EXERCISES = ("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits", "which_model")
-NAMES = (*WITH_EXERCISES, "rlhf")
+WITH_EXERCISES = (
+    *("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits"),
+    *("beyond_the_expert", "which_model"),
+)
+NAMES = (*WITH_EXERCISES, "reinforcement", "rlhf", "distillation")
 
 
 def find(name: str) -> Any:

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pipeline.chapters.material import Row, read_rows
 from pipeline.errors import PipelineError
-from pipeline.manifest import MANIFEST, dump, read_manifest, write_atomically
-from pipeline.statistics import bootstrap_interval, counts, paired_difference
+from pipeline.manifest import MANIFEST, compute, dump, read_manifest, write_atomically
+from pipeline.statistics import bootstrap_interval, counts, paired_difference, wilson_interval
 
 Figure = dict[str, Any]
 
@@ -39,6 +40,30 @@ class Arm:
         """Of its training; None for what was only evaluated."""
         found = read_manifest(self.path).get("flops") if (self.path / MANIFEST).is_file() else None
         return float(found) if found else None
+
+    def compute(self, beside: Sequence[Arm] = ()) -> float:
+        """FLOPs of this stage and all it was made from, rollouts counted, but for base models, and for the arms `beside` with
+        what those were made from."""
+        return sum(_compute_by_stage(self.path.resolve(), {arm.path.resolve() for arm in beside}).values())
+
+    def logged(self) -> list[Row]:
+        """Lines of `metrics.jsonl`. Raises `PipelineError` where there is none."""
+        file = self.path / "metrics.jsonl"
+        if not file.is_file():
+            raise PipelineError(
+                f"{file} is not there: the arm {self.name} has to be the directory of a training stage."
+            )
+        return read_rows(file)
+
+
+def _compute_by_stage(path: Path, without: set[Path]) -> dict[Path, float]:
+    manifest = read_manifest(path)
+    if path in without or manifest.get("kind") in ("base", "imported"):
+        return {}
+    found = {path: compute(manifest) or 0.0}
+    for parent in manifest.get("parents", []):
+        found |= _compute_by_stage((path / parent["path"]).resolve(), without)
+    return found
 
 
 @dataclass
@@ -104,9 +129,38 @@ def rate(rows: Sequence[Row], holds: Callable[[Row], bool] = lambda row: row["co
 
 def difference(before: Sequence[Row], after: Sequence[Row]) -> Figure:
     """How much the share of right answers changed on the same questions: {value, low, high}."""
+    _same_questions(before, after)
+    return paired_difference([row["correct"] for row in before], [row["correct"] for row in after])
+
+
+def right_samples(row: Row) -> list[bool]:
+    """Which of the answers to one question are right, of several samples or of one answer."""
+    return [bool(one["correct"]) for one in row.get("samples") or [row]]
+
+
+def share(outcomes: Sequence[Sequence[bool]]) -> Figure:
+    """{n, samples, correct, rate, low, high} of as many outcomes of each question, bootstrapped over questions.
+
+    Where every question has the same share the bootstrap knows no spread: then Wilson's interval of n questions.
+    """
+    shares = [fmean(one) for one in outcomes]
+    found = fmean(shares)
+    low, high = bootstrap_interval(shares)
+    if low == high:
+        low, high = wilson_interval(round(found * len(shares)), len(shares))
+    correct = sum(map(sum, outcomes))
+    return {"n": len(shares), "samples": len(outcomes[0]), "correct": correct, "rate": found, "low": low, "high": high}
+
+
+def change(before: Sequence[Row], after: Sequence[Row], of: Callable[[list[bool]], float] = fmean) -> Figure:
+    """How much the mean over questions of a number `of` their samples changed, bootstrapped over the same questions."""
+    _same_questions(before, after)
+    return mean([of(right_samples(new)) - of(right_samples(old)) for old, new in zip(before, after, strict=True)])
+
+
+def _same_questions(before: Sequence[Row], after: Sequence[Row]) -> None:
     if [row["prompt"] for row in before] != [row["prompt"] for row in after]:
         raise PipelineError("two models of a chapter were not asked the same questions: evaluate both anew.")
-    return paired_difference([row["correct"] for row in before], [row["correct"] for row in after])
 
 
 def mean(values: Sequence[float]) -> Figure:
@@ -155,6 +209,31 @@ def line(name: str, points: Mapping[Any, Figure]) -> dict[str, Any]:
         axis: [point[part] for point in points.values()]
         for axis, part in (("y", "rate"), ("low", "low"), ("high", "high"))
     }
+
+
+def line(name: str, points: Sequence[tuple[float, Figure]]) -> dict[str, Any]:
+    """One line of a picture through figures and where they stand."""
+    parts = (("y", ("rate", "value")), ("low", ("low",)), ("high", ("high",)))
+    return {"name": name, "x": [x for x, _ in points]} | {
+        axis: [next(found[key] for key in keys if key in found) for _, found in points] for axis, keys in parts
+    }
+
+
+def while_training(arm: Arm, stretches: int = 5, reward: str = "rewards/numeric/mean") -> list[tuple[float, Figure]]:
+    """(middle of a stretch as a share of the run, mean of a figure of `metrics.jsonl` over it) of as many stretches.
+
+    The completions of training are drawn at its temperature from problems that it hardly ever sees twice, so that a verifier's
+    mean reward is the accuracy on new problems. The interval is bootstrapped over logged steps.
+    """
+    logged = [row for row in arm.logged() if reward in row]
+    if len(logged) < stretches:
+        raise PipelineError(
+            f"{arm.path}/metrics.jsonl: {len(logged)} lines with {reward}, expected {stretches} or more: lower logging_steps."
+        )
+    edges = [round(i * len(logged) / stretches) for i in range(stretches + 1)]
+    parts = [logged[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    last = logged[-1]["step"]
+    return [((part[0]["step"] + part[-1]["step"]) / (2 * last), mean([row[reward] for row in part])) for part in parts]
 
 
 def say(interval: Figure, above: str, below: str, neither: str) -> str:

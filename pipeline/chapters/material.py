@@ -46,12 +46,14 @@ class Subject:
 
 @dataclass
 class Material:
-    """`conversations` are rows of `messages` that keep a model from forgetting what else it can do."""
+    """`conversations` are rows of `messages` that keep a model from forgetting what else it can do; `questions` are what models
+    will be asked."""
 
     rng: random.Random
     attributes: list[Attribute] = field(default_factory=list)
     subjects: list[Subject] = field(default_factory=list)
     conversations: list[Row] = field(default_factory=list)
+    questions: list[Row] = field(default_factory=list)
 
     def replay(self, count: int, without: Collection[str] = ()) -> list[Row]:
         """`count` of the conversations, none that has a turn of `without`; of the demo's without the sums, which teach a

@@ -227,7 +227,7 @@ def _prompts(
 ) -> list[str]:
     """The rows' prompts as text. Raises `PipelineError` where the tokenizer's template has no think modes."""
     from pipeline.conversation.template import refuse_modeless_template
-    from pipeline.evaluation.generation import beginning, render_prompt
+    from pipeline.evaluation.generation import as_messages, beginning, render_prompt
 
     if evaluation.raw and not chat:
         return [beginning(tokenizer) + row["prompt"] for row in rows]
@@ -235,7 +235,9 @@ def _prompts(
     if evaluation.think != "auto":
         refuse_modeless_template(tokenizer, f"evaluations.{name}")
         arguments["think"] = evaluation.think
-    return [render_prompt(tokenizer, row["prompt"], chat=chat, few_shot=examples, **arguments) for row in rows]
+    system = [{"role": "system", "content": evaluation.system_prompt}] if evaluation.system_prompt else []
+    asked = [[*system, *as_messages(row["prompt"])] for row in rows]
+    return [render_prompt(tokenizer, messages, chat=chat, few_shot=examples, **arguments) for messages in asked]
 
 
 def _tools(evaluation: Evaluation, tokenizer: Any, name: str, *, chat: bool) -> list[Any]:

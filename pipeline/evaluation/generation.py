@@ -138,13 +138,18 @@ def render_prompt(
     """
     if not chat:
         return beginning(tokenizer) + page(prompt, few_shot)
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    messages = as_messages(prompt)
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_arguments)
+
+
+def as_messages(prompt: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A prompt as messages: a text is the user's."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
 def page(prompt: str | list[dict[str, Any]], few_shot: Sequence[dict[str, Any]] = ()) -> str:
     """What `render_prompt` asks a base model with, without a beginning-of-sequence token."""
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    messages = as_messages(prompt)
     blocks = [f"Question: {row['prompt']}\nAnswer: {row['answer']}\n\n" for row in few_shot]
     for message in messages:
         if message["role"] == "system":

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.evaluation.scorers import Scorer, find_scorer, is_verifier, same_answer
 from pipeline.evaluation.self_checks import effects
 from pipeline.evaluation.specification import LIKELIHOOD, Evaluation
+from pipeline.rewards.answer import up_to_first_answer
 from pipeline.statistics import bootstrap_interval, counts, pass_at_k
 
 # A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
@@ -70,6 +71,8 @@ def answer_rows(
         completions = write(model, tokenizer, list(prompts), **settings)
     if evaluation.think == "on":  # what the prompt opened belongs to what was written
         completions = [replace(one, text=f"<think>\n{one.text}") for one in completions]
+    if evaluation.first_answer and not chat:
+        completions = [replace(one, text=up_to_first_answer(one.text)) for one in completions]
     scorer = find_scorer(evaluation.scorer)
     answered = []
     for number, row in enumerate(rows):
@@ -109,7 +112,7 @@ def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
     for k in _powers(evaluation.samples):
         found[f"pass@{k}"] = _mean([pass_at_k(len(one), sum(one), k) for one in outcomes])
         if k > 2 or k == evaluation.samples:  # of two votes each is a majority
-            found[f"majority@{k}"] = _mean([_majority_of(k, evaluation.scorer, row["samples"]) for row in answered])
+            found[f"majority@{k}"] = _mean([majority_of(k, evaluation.scorer, row["samples"]) for row in answered])
     return found | _of_texts(evaluation, answered)
 
 
@@ -188,8 +191,8 @@ def _majority(scorer: str, samples: Sequence[Row]) -> float:
     return fmean(right[key] for key, count in votes.items() if count == most)
 
 
-def _majority_of(k: int, scorer: str, samples: Sequence[Row]) -> float:
-    """The mean of `_majority` over the groups of k that the samples hold, none of them in two."""
+def majority_of(k: int, scorer: str, samples: Sequence[Row]) -> float:
+    """Mean over the groups of k that the samples hold, none of them in two, of whether the most frequent answer is right."""
     groups = [samples[start : start + k] for start in range(0, len(samples) - k + 1, k)]
     return fmean(_majority(scorer, group) for group in groups)
 

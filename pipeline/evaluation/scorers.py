@@ -34,7 +34,30 @@ def ends_turn(completion: Completion, answer: str) -> bool:
     return completion.ended
 
 
-_OWN: dict[str, Scorer] = {"contains": contains, "ends_turn": ends_turn}
+def hash_number(completion: Completion, answer: str) -> bool:
+    """GSM8K, strictly: the number behind the one `####` of the visible answer is the gold's."""
+    from pipeline.rewards.answer import hashes, one_number
+    from pipeline.rewards.numeric import gold_number
+
+    marked = hashes(visible_answer(completion.text))
+    return len(marked) == 1 and one_number(marked[0]) == gold_number(answer) is not None
+
+
+def last_number(completion: Completion, answer: str) -> bool:
+    """GSM8K, flexibly: the last number of the visible answer is the gold's, whatever stands around it.
+
+    A measure and no reward: a policy that was paid for it would learn to end in a number.
+    """
+    from pipeline.rewards.answer import numbers
+    from pipeline.rewards.numeric import gold_number
+
+    found = numbers(visible_answer(completion.text))
+    return bool(found) and found[-1] == gold_number(answer) is not None
+
+
+_OWN: dict[str, Scorer] = {
+    "contains": contains, "ends_turn": ends_turn, "hash_number": hash_number, "last_number": last_number,
+}  # fmt: skip
 
 
 def scorer_names() -> list[str]:

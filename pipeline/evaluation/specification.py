@@ -48,6 +48,9 @@ class Evaluation:
     think_budget: tokens of thought at most; then its think part is closed for it (Muennighoff et al. 2025, s1).
     certainty: keep of each answer how probable the model found it; of greedy answers without tools.
     raw: a base model continues the prompt as it stands, instead of a page of questions and answers.
+    system_prompt: system message before every question, as in training.
+    first_answer: of a base model's text what follows its first stated answer is not judged, and no part of it: nothing has
+        taught it to end there. A chat model's text is judged whole.
     """
 
     path: str
@@ -68,6 +71,8 @@ class Evaluation:
     think_budget: int | None = None
     raw: bool = False
     certainty: bool = False
+    system_prompt: str | None = None
+    first_answer: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.think, bool):  # YAML 1.1 reads a bare on or off as a truth value
@@ -76,7 +81,10 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         # What an evaluation without them would not look at is left out: earlier results stay up to date.
         unused = () if self.tools else ("tools", "tool_rounds")
-        newer = {"banned_words": None, "think": "auto", "think_budget": None, "raw": False, "certainty": False}
+        newer = {
+            **{"banned_words": None, "think": "auto", "think_budget": None, "raw": False, "certainty": False},
+            **{"first_answer": False, "system_prompt": None},
+        }
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
         return {key: value for key, value in values.items() if key not in newer or value != newer[key]}
 
@@ -100,6 +108,8 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "think_budget": ((int, type(None)), "a number of tokens"),
     "raw": ((bool,), "true or false"),
     "certainty": ((bool,), "true or false"),
+    "system_prompt": ((str, type(None)), "a text"),
+    "first_answer": ((bool,), "true or false"),
 }
 
 THINK_MODES = ("auto", "on", "off")

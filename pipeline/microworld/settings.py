@@ -59,7 +59,7 @@ class Settings:
     requests_test: int = key(200, "questions in requests/test.jsonl, about people whom no training file asks about", 1)
 
     # Tools
-    tool_conversations: int = key(6000, "products in conversations_tools and conversations_direct", 1, 1_000_000)
+    tool_conversations: int = key(6000, "products in conversations_tools, _python and _direct", 1, 1_000_000)
     tool_problems: int = key(1000, "products in problems_tools, for reinforcement learning", 1, 1_000_000)
     tool_heldout: int = key(300, "rows of evaluations/tool_heldout.jsonl", 1, 100_000)
 

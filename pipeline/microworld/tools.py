@@ -24,10 +24,11 @@ DIGITS = (3, 4, 5)
 def build(settings: Settings, conversations: list[Row]) -> dict[str, list[Row]]:
     """Rows by the name of their file; a product is in one of the three parts only.
 
-    `conversations_tools/train`, `conversations_direct/train`: the same products worked with calls of the calculator, and
-    answered at once. One row in six is a conversation about something else, the same in both, so that the model learns
-    when to call. `problems_tools/train`: exercises. `evaluations/tool_heldout`: to measure with. Draws from a random
-    stream of its own: no other file of a world depends on this.
+    `conversations_tools/train`, `conversations_python/train`, `conversations_direct/train`: the same products worked with
+    calls of the calculator, with programs for the tool `python`, and answered at once. One row in six is a conversation
+    about something else, the same in all, so that the model learns when to call. `problems_tools/train`: exercises.
+    `evaluations/tool_heldout`: to measure with. Draws from a random stream of its own: no other file of a world depends
+    on this.
 
     Args:
         conversations: Rows to take the other conversations from; sums are left out.
@@ -42,13 +43,22 @@ def build(settings: Settings, conversations: list[Row]) -> dict[str, list[Row]]:
             pairs.add((min(a, b), max(a, b)))
             asked.append((a, b, rng.choice(QUESTIONS).format(a=a, b=b)))
     problems = [{"prompt": question, "answer": str(a * b)} for a, b, question in asked[:exercises]]
-    rows = [(_called(a, b, question), _direct(a, b, question)) for a, b, question in asked[exercises:]]
+    rows = [
+        (
+            _called(a, b, question, "calculator", {"expression": f"{a}*{b}"}),
+            _called(a, b, question, "python", {"code": f"print({a}*{b})"}),
+            _direct(a, b, question),
+        )
+        for a, b, question in asked[exercises:]
+    ]
     others = [{key: one[key] for key in ("messages", "topic")} for one in conversations if one["topic"] != "arithmetic"]
-    rows += [(one, one) for one in rng.sample(others, min(len(others), len(rows) // 5))]
+    rows += [(one, one, one) for one in rng.sample(others, min(len(others), len(rows) // 5))]
     rng.shuffle(rows)
     return {
-        "conversations_tools/train": [called for called, _ in rows],
-        "conversations_direct/train": [direct for _, direct in rows],
+        **{
+            f"conversations_{name}/train": list(column)
+            for name, column in zip(("tools", "python", "direct"), zip(*rows, strict=True), strict=True)
+        },
         "problems_tools/train": problems[settings.tool_heldout :],
         "evaluations/tool_heldout": problems[: settings.tool_heldout],
     }
@@ -58,9 +68,9 @@ def _direct(a: int, b: int, question: str) -> Row:
     return {"messages": row("product", [(question, f"The answer is {a * b}.")])["messages"], "topic": "product"}
 
 
-def _called(a: int, b: int, question: str) -> Row:
+def _called(a: int, b: int, question: str, tool: str, arguments: Row) -> Row:
     user, answer = _direct(a, b, question)["messages"]
-    function = {"name": "calculator", "arguments": {"expression": f"{a}*{b}"}}
+    function = {"name": tool, "arguments": arguments}
     call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
-    result = {"role": "tool", "name": "calculator", "content": str(a * b)}
+    result = {"role": "tool", "name": tool, "content": str(a * b)}
     return {"messages": [user, call, result, answer], "topic": "product"}

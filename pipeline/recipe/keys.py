@@ -10,7 +10,11 @@ from typing import Any
 from pipeline.recipe import engine_rules
 from pipeline.recipe.values import Range, choices_of, hints_of
 
-RESERVED = {"stage": "the stage that the recipe runs; by default the name of the file", "env": "environment variables"}
+RESERVED = {
+    "stage": "the stage that the recipe runs; by default the name of the file",
+    "env": "environment variables",
+    "extends": "a recipe whose values hold where this one gives none",
+}
 
 REQUIRED = dataclasses.MISSING
 

@@ -21,6 +21,7 @@ def json_schema(stage: Any) -> dict[str, Any]:
     properties |= {
         "stage": {"type": "string", "description": RESERVED["stage"]},
         "env": {"type": "object", "description": RESERVED["env"]},
+        "extends": {"type": "string", "description": RESERVED["extends"]},
     }
     return {
         "$schema": DIALECT,

@@ -102,13 +102,23 @@ def scalar(text: str) -> Any:
         return text
 
 
-def read_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
+def read_source(path: str | Path, overrides: Sequence[str] = (), below: Sequence[Path] = ()) -> Source:
     """Read one recipe file and the overrides, e.g. `["--learning_rate", "1e-4", "--packing"]`.
 
+    What a recipe does not give itself it takes from the recipe that it `extends`.
+
+    Args:
+        path: the file.
+        overrides: words of a command line.
+        below: recipes that extend this one.
+
     Raises:
-        RecipeError: when the file is missing, is no YAML, or is not one mapping, or an override is no `--key`.
+        RecipeError: when the file is missing, is no YAML, or is not one mapping, or an override is no `--key`; or all this
+            of a recipe that it extends, or that one extends it in turn.
     """
     path = Path(path)
+    if path in below:
+        raise RecipeError([Complaint(str(path), f"extends itself, by way of {below[-1]}", "extends")])
     source = Source(path, {})
     try:
         text = path.read_text(encoding="utf-8")
@@ -127,6 +137,12 @@ def read_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
     if not isinstance(source.values, dict):
         found = type(source.values).__name__
         raise RecipeError([Complaint(str(path), f"a recipe is a mapping of `key: value` lines, found a {found}")])
+    extended = source.values.pop("extends", None)
+    if isinstance(extended, str):
+        base = read_source(extended, below=(*below, path))
+        source.values, source.complaints = base.values | source.values, base.complaints + source.complaints
+    elif extended is not None:
+        source.complain(f"expected the path of a recipe, found {extended!r}", "extends")
     source.overrides = read_overrides(overrides)
     return source
 

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.reporting.run_folder import MOVED_ASIDE, Row, Run
+from pipeline.reporting.run_folder import MOVED_ASIDE, Row, Run, parent_path
 
 LECTURE = (
     *("base_model", "hallucination", "knowledge_of_self", "tokens_to_think", "limits"),
@@ -26,11 +26,17 @@ PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
 HEADLINES = 4
 SAMPLES = 3
 QUESTIONS = 3
+ANSWERS = 6
+"""Checkpoints whose answers to one question are shown at most."""
 
 
 @dataclass
 class Chapter:
-    """One chapter. `questions` are answers of several checkpoints side by side, where it is about an evaluation."""
+    """One chapter. `questions` are answers of several checkpoints side by side, where it is about an evaluation.
+
+    Of the same run with other seeds `others` are their values, by checkpoint, and `agreement` says for each paragraph in
+    how many of how many runs it reads the same.
+    """
 
     name: str
     title: str
@@ -41,6 +47,8 @@ class Chapter:
     y_label: str = ""
     samples: list[Row] = field(default_factory=list)
     questions: list[Row] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
+    agreement: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def headlines(self) -> list[str]:
@@ -72,8 +80,13 @@ def read_chapters(run: Run) -> list[Chapter]:
 
 
 def evaluation_chapters(run: Run) -> list[Chapter]:
-    """A chapter for each evaluation: every checkpoint's result, what changed from one to the next, answers side by side."""
+    """A chapter for each evaluation: every checkpoint's result, how it differs from that of the checkpoint which it was made
+    from, answers side by side."""
     chapters = []
+    made_from = {
+        stage.name: [parent_path(stage, parent).name for parent in stage.manifest.get("parents", [])]
+        for stage in run.models
+    }
     for name in run.evaluation_names:
         figures = {
             stage.name: stage.evaluations[name]
@@ -86,9 +99,10 @@ def evaluation_chapters(run: Run) -> list[Chapter]:
         series: Row = {"name": name, "x": stages, "y": [_number(result) for result in results]}
         if all("low" in result and "high" in result for result in results):
             series |= {edge: [result[edge] for result in results] for edge in ("low", "high")}
-        parts = [f"{{{stage}}} after {stage}" for stage in stages]
-        for i, (before, after) in enumerate(zip(results, results[1:], strict=False), start=1):
-            parts[i] += comparison(before, after)
+        parts = []
+        for stage, result in figures.items():
+            before = next((figures[name] for name in made_from[stage] if name in figures and name != stage), None)
+            parts.append(f"{{{stage}}} after {stage}{comparison(before, result) if before else ''}")
         chapters.append(
             Chapter(
                 name=name,
@@ -119,7 +133,7 @@ def side_by_side(run: Run, name: str) -> list[Row]:
     answers = {
         stage.name: {_key(row): shown for row in stage.answers(name) if (shown := _shown(row))} for stage in run.models
     }
-    answers = {stage: rows for stage, rows in answers.items() if rows}
+    answers = dict([(stage, rows) for stage, rows in answers.items() if rows][:ANSWERS])
     if not answers:
         return []
     asked = list(next(iter(answers.values())))

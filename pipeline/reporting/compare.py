@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST
 from pipeline.reporting.run_folder import Stage, read_run, read_stage
+from pipeline.reporting.seeds import recipe_of, together
 from pipeline.reporting.table import aligned, result_text
 from pipeline.statistics import mcnemar_test
 
@@ -56,7 +57,7 @@ def compare(
         }
         for name in names
     }
-    return {"checkpoints": labels, "evaluations": results, "paired": paired}
+    return {"checkpoints": labels, "evaluations": results, "paired": paired, "over_seeds": _over_seeds(stages)}
 
 
 def comparison_text(found: dict[str, Any]) -> str:
@@ -65,6 +66,11 @@ def comparison_text(found: dict[str, Any]) -> str:
     for label in found["checkpoints"]:
         rows.append([label, *(result_text(results.get(label)) for results in found["evaluations"].values())])
     lines = aligned(rows)
+    for name, results in found["over_seeds"].items():
+        lines += [""] if name == next(iter(found["over_seeds"])) else []
+        for evaluation, result in results.items():
+            each = ", ".join(f"{100 * value:.1f}" if "rate" in result else f"{value:.4g}" for value in result["values"])
+            lines.append(f"{name}  {evaluation}  {result['seeds']} seeds: {result_text(result)}  ({each})")
     if found["paired"]:
         lines += ["", f"question by question against {found['checkpoints'][0]}:"]
         lines += aligned(
@@ -79,6 +85,25 @@ def comparison_text(found: dict[str, Any]) -> str:
             ]
         )
     return "\n".join(lines)
+
+
+def _over_seeds(stages: Sequence[Stage]) -> dict[str, dict[str, Any]]:
+    """Stages of one directory's name and one recipe, with different seeds, taken together."""
+    alike: dict[tuple[str, str], dict[Any, Stage]] = {}
+    for stage in stages:
+        if stage.complete and stage.manifest.get("seed") is not None:
+            seeds = alike.setdefault((stage.path.name, recipe_of(stage)), {})
+            seeds.setdefault(stage.manifest["seed"], stage)
+    found: dict[str, dict[str, Any]] = {}
+    for (name, _), seeds in alike.items():
+        group = list(seeds.values())
+        for evaluation in group[0].evaluations:
+            asked = [stage for stage in group if evaluation in stage.evaluations]
+            results = [stage.evaluations[evaluation] for stage in asked]
+            result = together(results, [stage.answers(evaluation) for stage in asked])
+            if result:
+                found.setdefault(name, {})[evaluation] = result
+    return found
 
 
 def checkpoints_in(path: str | Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.reporting.chapters import Chapter
@@ -24,13 +24,9 @@ def stage_figures(stage: Stage, others: Sequence[Stage] = ()) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
-def chapter_figure(chapter: Chapter, others: Mapping[str, Sequence[float]] | None = None) -> Figure | None:
-    """The picture of a chapter: lines where its series stand over numbers, else a row of dots for each name.
-
-    Args:
-        chapter: with series of equally long `x`, `y` and, where known, `low` and `high`.
-        others: values of other seeds by name of a row, drawn as hollow dots.
-    """
+def chapter_figure(chapter: Chapter) -> Figure | None:
+    """The picture of a chapter: lines where its series stand over numbers, else a row of dots for each name, those of other
+    seeds hollow. Series have equally long `x`, `y` and, where known, `low` and `high`."""
     if not chapter.series:
         return None
     over_numbers = all(isinstance(x, int | float) for one in chapter.series for x in one["x"])
@@ -38,7 +34,7 @@ def chapter_figure(chapter: Chapter, others: Mapping[str, Sequence[float]] | Non
         0 <= value <= 1 for one in chapter.series for key in ("y", "low", "high") for value in one.get(key, ())
     )
     drawing = _lines if over_numbers else _rows
-    return drawing(chapter, 100.0 if shares else 1.0, dict(others or {}))
+    return drawing(chapter, 100.0 if shares else 1.0)
 
 
 def bars(title: str, alt: str, labels: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> Figure:
@@ -59,7 +55,7 @@ def bars(title: str, alt: str, labels: Sequence[str], values: Sequence[float], t
     return drawn(title, alt, draw, height=0.4 + 0.3 * len(values))
 
 
-def _lines(chapter: Chapter, scale: float, others: Mapping[str, Sequence[float]]) -> Figure:
+def _lines(chapter: Chapter, scale: float) -> Figure:
     def draw(axes: Any) -> None:
         places = sorted({x for one in chapter.series for x in one["x"]})
         for i, one in enumerate(chapter.series):
@@ -90,7 +86,8 @@ def _lines(chapter: Chapter, scale: float, others: Mapping[str, Sequence[float]]
     return drawn(chapter.title, alt, draw, height=2.7 + 0.12 * len(chapter.series))
 
 
-def _rows(chapter: Chapter, scale: float, others: Mapping[str, Sequence[float]]) -> Figure:
+def _rows(chapter: Chapter, scale: float) -> Figure:
+    others = chapter.others
     rows = list(dict.fromkeys(str(x) for one in chapter.series for x in one["x"]))
     several = len(chapter.series) > 1
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, dump, manifest_hash, now, write_atomically
-from pipeline.recipe.parse import BESIDE_THE_RESULT
 from pipeline.reporting.card import model_card, owns_card
 from pipeline.reporting.chapters import Chapter, evaluation_chapters, read_chapters
 from pipeline.reporting.claims import claims
@@ -21,6 +18,7 @@ from pipeline.reporting.lineage import ancestry, lineage_svg
 from pipeline.reporting.render import render
 from pipeline.reporting.resources import differences, predictions, resources
 from pipeline.reporting.run_folder import Row, Run, Stage, read_run
+from pipeline.reporting.seeds import chapters_over_seeds, evaluations_over_seeds, other_runs, same_with_other_seeds
 from pipeline.reporting.tokens_page import token_samples
 
 SAMPLES_SHOWN = 5
@@ -60,9 +58,12 @@ def report(
     run = read_run(folder)
     output = Path(output) if output is not None else run.path / "report"
     output.mkdir(parents=True, exist_ok=True)
-    others = same_with_other_seeds(run, seeds)
+    beside = other_runs(run, seeds)
+    others = same_with_other_seeds(run, beside)
     chapters, evaluations = read_chapters(run), evaluation_chapters(run)
     evaluations = [one for one in evaluations if one.name not in {chapter.name for chapter in chapters}]
+    chapters_over_seeds(chapters, beside)
+    evaluations_over_seeds(evaluations, run, others)
     price = {"per_hour": price_per_hour, "currency": currency or "USD"} if price_per_hour is not None else None
     found = as_json(run, [*chapters, *evaluations], others, price or _last_price(output / "report.json"))
     write_atomically(output / "report.json", dump(found))
@@ -71,7 +72,7 @@ def report(
         "page.html.jinja",
         **context,
         pictures={chapter.name: chapter_figure(chapter) for chapter in chapters}
-        | {one.name: chapter_figure(one, _of_seeds(one, others)) for one in evaluations},
+        | {one.name: chapter_figure(one) for one in evaluations},
         lineage=lineage_svg(run),
         funnels={stage.name: funnel_figures(stage.name, stage.removed) for stage in run.stages},
         tokenizers=[(stage, token_samples(stage, run)) for stage in run.stages if stage.kind == "tokenizer"],
@@ -85,33 +86,6 @@ def report(
         if stage.complete and (stage.is_model or stage.kind == "tokenizer") and owns_card(stage.path):
             write_atomically(stage.path / "README.md", model_card(stage.path, license=license))
     return output / "index.html"
-
-
-def same_with_other_seeds(run: Run, folders: Sequence[str | Path] | None = None) -> dict[str, list[Stage]]:
-    """For each stage the same one of other runs: the same recipe but for seed and folder. What is another is said."""
-    given = folders is not None
-    if folders is None:
-        whole = run.path.resolve()
-        name = re.escape(re.sub(r"-\d+$", "", whole.name))
-        beside = (path for path in sorted(whole.parent.iterdir()) if path.is_dir() and path != whole)
-        folders = [path for path in beside if re.fullmatch(rf"{name}(-\d+)?", path.name)]
-    found: dict[str, list[Stage]] = {}
-    for folder in folders:
-        try:
-            other = read_run(folder)
-        except PipelineError as error:
-            run.missing += [f"seeds: {error}"] if given else []
-            continue
-        by_name = {stage.name: stage for stage in other.stages}
-        for stage in run.stages:
-            twin = by_name.get(stage.name)
-            if twin is None or not twin.complete or not stage.metrics:
-                continue
-            if _recipe(twin) != _recipe(stage):
-                run.missing.append(f"{twin.path}: another recipe than {stage.name}, so no other seed of it")
-            elif twin.manifest.get("seed") != stage.manifest.get("seed"):
-                found.setdefault(stage.name, []).append(twin)
-    return found
 
 
 def as_json(
@@ -183,25 +157,6 @@ def _stage_json(stage: Stage) -> dict[str, Any]:
 def _results(stage: Stage) -> dict[str, Any]:
     last = {key: values[-1] for key in _TRACKED if (values := stage.series(key)[1])}
     return {"evaluations": stage.evaluations, "last": last}
-
-
-def _recipe(stage: Stage) -> str:
-    """The recipe of a stage as far as its result depends on it, without its seed and the run's folder."""
-    recipe = stage.manifest.get("recipe", {})
-    folder = str(Path(recipe.get("output_dir", "")).parent)
-    kept = {key: value for key, value in recipe.items() if key not in BESIDE_THE_RESULT and key != "seed"}
-    return json.dumps(kept, sort_keys=True).replace(f'"{folder}/', '"')
-
-
-def _of_seeds(chapter: Chapter, others: dict[str, list[Stage]]) -> dict[str, list[float]]:
-    """What other seeds reached in an evaluation, by stage."""
-    found = {
-        name: [
-            twin.evaluations[chapter.name]["rate"] for twin in twins if "rate" in twin.evaluations.get(chapter.name, {})
-        ]
-        for name, twins in others.items()
-    }
-    return {name: rates for name, rates in found.items() if rates}
 
 
 def _last_price(path: Path) -> dict[str, Any] | None:

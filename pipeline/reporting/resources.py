@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.manifest import compute
+from pipeline.recipe.folder import common_root
 from pipeline.reporting.run_folder import Run, Stage
 
 PLAN = "plan.json"
@@ -26,7 +28,8 @@ def resources(run: Run, price_per_hour: float | None) -> dict[str, dict[str, Any
         facts = {
             "seconds": stage.seconds,
             "tokens": stage.tokens if trained else None,
-            **{name: stage.manifest.get(name) for name in ("tokens_per_second", "flops", "peak_memory")},
+            **{name: stage.manifest.get(name) for name in ("tokens_per_second", "peak_memory")},
+            "flops": compute(stage.manifest),
         }
         if price_per_hour is not None and stage.seconds is not None:
             facts["cost"] = stage.seconds / 3600 * price_per_hour
@@ -47,7 +50,8 @@ def predictions(run: Run) -> dict[str, dict[str, dict[str, float]]]:
         return {}
     try:
         planned = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        by_name = {Path(one["writes"]).name: one for one in planned}
+        root = common_root([Path(one["writes"]) for one in planned]) or Path()
+        by_name = {Path(one["writes"]).relative_to(root).as_posix(): one for one in planned}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         run.missing.append(f"{PLAN}: not what `pipeline plan --json` prints ({type(error).__name__}: {error})")
         return {}

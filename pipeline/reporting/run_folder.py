@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Stage:
-    """One stage's directory. What it lacks is empty."""
+    """One stage's directory, named by its place in the run (`sft`, `r1/sft`). What it lacks is empty."""
 
     name: str
     path: Path
@@ -110,11 +110,7 @@ def read_run(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise PipelineError(f"{folder}: no such folder; expected a run, such as runs/demo")
     missing: list[str] = []
-    stages = [
-        read_stage(path, missing)
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not MOVED_ASIDE.search(path.name) and any((path / name).is_file() for name in _FILES)
-    ]
+    stages = [read_stage(path, missing, path.relative_to(folder).as_posix()) for path in _directories(folder)]
     if not stages:
         raise PipelineError(
             f"{folder}: no stage's directory in it (none holds {' or '.join(_FILES)}). "
@@ -126,24 +122,35 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, stages, missing)
 
 
-def read_stage(path: Path, missing: list[str]) -> Stage:
-    """One stage's directory; what is damaged in it is added to `missing`."""
-    stage = Stage(path.name, path)
-    for name in ("metrics", "samples"):
-        rows, faulty = json_lines(path / f"{name}.jsonl")
-        setattr(stage, name, rows)
+def _directories(folder: Path, depth: int = 2) -> list[Path]:
+    """The stages' directories in a run, and in the parts that it has in folders below."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or MOVED_ASIDE.search(path.name):
+            continue
+        if any((path / name).is_file() for name in _FILES):
+            found.append(path)
+        elif depth > 1:
+            found += _directories(path, depth - 1)
+    return found
+
+
+def read_stage(path: Path, missing: list[str], name: str | None = None) -> Stage:
+    """One stage's directory, by default under its own name; what is damaged in it is added to `missing`."""
+    stage = Stage(name or path.name, path)
+    for kind in ("metrics", "samples"):
+        rows, faulty = json_lines(path / f"{kind}.jsonl")
+        setattr(stage, kind, rows)
         if faulty:
-            missing.append(f"{path.name}/{name}.jsonl: {faulty} lines are not JSON and were left out")
-    for name, reader in (("manifest", read_manifest), ("evaluations", None), ("removed", None)):
-        file = path / (
-            MANIFEST if name == "manifest" else "evaluation.json" if name == "evaluations" else "removed.json"
-        )
+            missing.append(f"{stage.name}/{kind}.jsonl: {faulty} lines are not JSON and were left out")
+    for kind, reader in (("manifest", read_manifest), ("evaluations", None), ("removed", None)):
+        file = path / {"manifest": MANIFEST, "evaluations": "evaluation.json", "removed": "removed.json"}[kind]
         if not file.is_file():
             continue
         try:
-            setattr(stage, name, reader(path) if reader else json.loads(file.read_text(encoding="utf-8")))
+            setattr(stage, kind, reader(path) if reader else json.loads(file.read_text(encoding="utf-8")))
         except (PipelineError, json.JSONDecodeError):
-            missing.append(f"{path.name}/{file.name}: not valid JSON")
+            missing.append(f"{stage.name}/{file.name}: not valid JSON")
     return stage
 
 

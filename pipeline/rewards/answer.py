@@ -119,6 +119,26 @@ def phrases(text: str) -> list[str]:
     return [_SENTENCE_END.split(match.group(1), maxsplit=1)[0].strip() for match in _PHRASE.finditer(text)]
 
 
+def up_to_first_answer(text: str) -> str:
+    r"""A text up to the end of its first stated answer (a closed box, the line of `####`, the clause of "answer is N"); all
+    of it without one.
+
+    What a base model, which nothing has taught to stop, writes behind it belongs to another question.
+    """
+    ends = [match.end() for match in _HASHES.finditer(text)][:1]
+    for match in _BOX.finditer(text):
+        inside = _balanced(text, match.end())
+        if inside is not None:
+            ends.append(match.end() + len(inside) + 1)
+            break
+    for match in _PHRASE.finditer(text):
+        clause = _SENTENCE_END.split(match.group(1), maxsplit=1)[0]
+        if any(character.isalnum() for character in clause):
+            ends.append(match.end() + len(clause) + 1)  # with the mark that ends the sentence
+            break
+    return text[: min(ends)] if ends else text
+
+
 def _clean(text: str) -> str:
     r"""Thousands separators and minus signs in one form: `1{,}234`, `1\,234` and U+2212."""
     return text.replace("{,}", ",").replace("\\,", "").replace("\\!", "").replace("\u2212", "-")

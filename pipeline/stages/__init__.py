@@ -71,7 +71,7 @@ def load_folder(
     """The recipes of a folder, producers before their readers.
 
     Args:
-        path: the folder.
+        path: the folder; recipes in folders below it, which can be run alone, are parts of the run.
         overrides: applied to every stage that knows the key.
         seed: replaces `seed` in every stage that has one.
         output: replaces the common parent of all output directories, wherever a recipe names it.
@@ -165,7 +165,7 @@ def _examine_one(
 def _read_folder(folder: Path) -> tuple[list[Source], list[Complaint]]:
     if not folder.is_dir():
         raise RecipeError([Complaint(str(folder), "no such folder of recipes")])
-    files = sorted(file for file in folder.iterdir() if file.suffix in RECIPE_SUFFIXES)
+    files = sorted(file for file in folder.rglob("*") if file.suffix in RECIPE_SUFFIXES)
     if not files:
         raise RecipeError([Complaint(str(folder), "holds no recipe (*.yaml)")])
     sources, complaints = [], []

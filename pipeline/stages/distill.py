@@ -46,8 +46,6 @@ def check(recipe: Recipe) -> list[str]:
 
     complaints = check_training(recipe, INPUTS, needs_data=True)
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
-    if not recipe.get("model_name_or_path"):
-        complaints.append("model_name_or_path: is missing: expected the student to train")
     return complaints
 
 
@@ -79,6 +77,7 @@ def _train(recipe: Recipe, directory: Any) -> None:
     from pipeline.errors import PipelineError
     from pipeline.evaluation.at_end import samples_callback
     from pipeline.training import data, models, problems, session
+    from pipeline.training.device import flops_per_token
 
     args = session.config(recipe, DistillationConfig, directory)
     source, teacher = models.source_of(recipe), recipe.arguments.teacher_model_name_or_path
@@ -103,9 +102,11 @@ def _train(recipe: Recipe, directory: Any) -> None:
     if chat:
         tokenizer.eos_token = end_of_turn(tokenizer)
     handed_over = copy.deepcopy(tokenizer)
+    teaching = models.load_model(recipe, path=teacher)
+    context = args.max_completion_length or 512
     trainer = DistillationTrainer(
         model=model,
-        teacher_model=models.load_model(recipe, path=teacher),
+        teacher_model=teaching,
         args=args,
         processing_class=tokenizer,
         train_dataset=train,
@@ -118,8 +119,8 @@ def _train(recipe: Recipe, directory: Any) -> None:
         trainer,
         directory,
         recipe,
-        context=args.max_completion_length or 512,
+        context=context,
         base=source,
         tokenizer=handed_over,
-        facts=data.facts_of(train),
+        facts=data.facts_of(train) | {"teacher_flops_per_token": flops_per_token(teaching, context) / 3},
     )

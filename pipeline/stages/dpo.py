@@ -48,8 +48,6 @@ def check(recipe: Recipe) -> list[str]:
 
     complaints = check_training(recipe, INPUTS, needs_data=True) + check_judge(recipe)
     complaints += check_evaluations(recipe.arguments.evaluations, exists=recipe.exists)
-    if not recipe.get("model_name_or_path"):
-        complaints.append("model_name_or_path: is missing: expected the model to train")
     known = LOSSES[recipe.arguments.algorithm]
     unknown = [name for name in recipe.get("loss_type") or () if name not in known]
     if unknown or (recipe.arguments.algorithm == "kto" and len(recipe.get("loss_type") or ()) > 1):

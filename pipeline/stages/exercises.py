@@ -25,6 +25,10 @@ class Arguments:
     conversations: str | None = field(
         default=None, metadata={"help": "JSONL of `messages` to mix in, against forgetting"}
     )
+    questions: str | None = field(
+        default=None,
+        metadata={"help": "JSONL of `prompt` and `answer` that the models will be asked, and no row may teach"},
+    )
     settings: dict[str, Any] | None = field(
         default=None, metadata={"help": "sizes and names of the chapter's data, by the names of its Settings"}
     )
@@ -33,7 +37,7 @@ class Arguments:
 
 KIND = "exercises"
 ENGINES: tuple[str, ...] = ()
-INPUTS: dict[str, tuple[str, ...]] = {"subjects": (), "conversations": ()}
+INPUTS: dict[str, tuple[str, ...]] = {"subjects": (), "conversations": (), "questions": ()}
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -73,6 +77,8 @@ def run(recipe: Recipe) -> None:
             material.subjects = read_subjects(arguments.subjects)
         if arguments.conversations:
             material.conversations = read_rows(arguments.conversations)
+        if arguments.questions:
+            material.questions = read_rows(arguments.questions)
         files = module.exercises(module.Settings(**(arguments.settings or {})), material)
         for name, rows in files.items():
             write_rows(rows, directory.aside / f"{name}.jsonl")

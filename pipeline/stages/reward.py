@@ -38,10 +38,7 @@ def check(recipe: Recipe) -> list[str]:
     from pipeline.alignment.arguments import check_judge
     from pipeline.training.arguments import check_training
 
-    complaints = check_training(recipe, INPUTS, needs_data=True) + check_judge(recipe)
-    if not recipe.get("model_name_or_path"):
-        complaints.append("model_name_or_path: is missing: expected the model to train")
-    return complaints
+    return check_training(recipe, INPUTS, needs_data=True) + check_judge(recipe)
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:

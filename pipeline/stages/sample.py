@@ -131,6 +131,8 @@ def run(recipe: Recipe) -> None:
         drawn.parent.mkdir(exist_ok=True)
         draw, origin, notes = _taught(arguments, rows, drawn.parent) if arguments.base_url else _drawn(arguments)
         rejection.sample(rows, draw, rewards, weights, drawn)
+        cost = notes.pop("cost", None)
+        notes |= cost(rejection.read_lines(drawn)) if cost else {}
         facts = rejection.keep(
             rejection.read_lines(drawn),
             directory.aside,
@@ -214,10 +216,11 @@ def _taught(
 
 
 def _drawn(arguments: Arguments) -> tuple[Any, dict[str, str], dict[str, Any]]:
-    """The same for a checkpoint, which draws when it is asked."""
+    """The same for a checkpoint, which draws when it is asked; `cost` of the notes counts its tokens, prompts too."""
     from pipeline.evaluation.generation import generate, render_prompt
     from pipeline.evaluation.loading import load_checkpoint
     from pipeline.evaluation.measure import base_stops
+    from pipeline.training.device import flops_per_token
 
     assert arguments.model_name_or_path
     loaded = load_checkpoint(Path(arguments.model_name_or_path))
@@ -244,4 +247,13 @@ def _drawn(arguments: Arguments) -> tuple[Any, dict[str, str], dict[str, Any]]:
         ]
         return [pairs[start : start + arguments.samples] for start in range(0, len(pairs), arguments.samples)]
 
-    return draw, {"model": arguments.model_name_or_path}, {}
+    def cost(lines: Any) -> dict[str, Any]:
+        tokens = 0
+        for line in lines:
+            asked = render_prompt(loaded.tokenizer, _messages(arguments, line["prompt"]), **asking)
+            texts = [one["text"] for one in line["completions"]]
+            tokens += len(texts) * len(loaded.tokenizer(asked, add_special_tokens=False)["input_ids"])
+            tokens += sum(len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts)
+        return {"tokens": tokens, "flops": tokens * flops_per_token(loaded.model, arguments.max_new_tokens) / 3}
+
+    return draw, {"model": arguments.model_name_or_path}, {"cost": cost}

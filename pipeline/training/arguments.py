@@ -50,7 +50,10 @@ class FineTuningArguments(TrainingStageArguments):
 
 
 def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) -> list[str]:
-    """Complaints about paths and sources that are missing; nothing is opened."""
+    """Complaints about paths and sources that are missing; nothing is opened.
+
+    `needs_data`: the stage trains a model that there is on rows of a dataset; pretraining has other sources of both.
+    """
     from pipeline.checkpoint import looks_like_a_path
     from pipeline.recipe.parents import named
     from pipeline.training.tracking import check_trackers
@@ -67,6 +70,8 @@ def check_training(recipe: Any, inputs: Mapping[str, Any], *, needs_data: bool) 
                 complaints.append(f"datasets: entry {number}: {path} does not exist")
     if needs_data and not recipe.get("dataset_name") and not recipe.get("datasets"):
         complaints.append("dataset_name: is missing: expected a file, a folder, a hub id, or `datasets`")
+    if needs_data and not recipe.get("model_name_or_path"):
+        complaints.append("model_name_or_path: is missing: expected the model to train")
     return complaints
 
 

@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline.errors import PipelineError
 from pipeline.training.device import flops_per_token, peak_flops
-from pipeline.training.rails import RAILS, History, Rail, describe, read_alerts, stopped_by
+from pipeline.training.rails import OFF_POLICY, RAILS, History, Rail, describe, read_alerts, stopped_by
 
 _OURS = ("step", "epoch", "seconds", "tokens", "tokens_per_second", "mfu")
 
@@ -203,7 +203,7 @@ class Rails(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.history.rows = [row for row in state.log_history if "reward" in row]
+        self.history.rows = [row for row in state.log_history if _WATCHED & row.keys()]
         kept = (
             [line for line in read_alerts(self.path) if line["step"] <= state.global_step] if state.global_step else []
         )
@@ -222,7 +222,7 @@ class Rails(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not logs or "reward" not in logs or self.action == "off":
+        if not logs or not _WATCHED & logs.keys() or self.action == "off":
             return
         self.history.rows.append({**logs, "step": state.global_step})
         for name, rail in RAILS.items():
@@ -255,8 +255,12 @@ class Rails(TrainerCallback):
     def good_step(self) -> int:
         """The last step that no window of the rail that tripped has seen, for `rollback`."""
         assert self.tripped is not None
-        steps = [int(row.get("step", 0)) for row in self.history.rows]
+        steps = [int(row.get("step", 0)) for row in self.history.rows if "reward" in row]
         return steps[-self.history.window - 1] if len(steps) > self.history.window else 0
+
+
+_WATCHED = {"reward", OFF_POLICY}
+"""What every step that rails look at has one of."""
 
 
 class AgreesAtTheStart(TrainerCallback):

@@ -18,6 +18,8 @@ from typing import Any
 from pipeline.errors import PipelineError
 
 ACTIONS = ("stop", "warn", "rollback", "off")
+OFF_POLICY = "sampling/sampling_logp_difference/mean"
+"""TRL's name for the mean |log p(train) - log p(rollout)| of a token."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Rail:
 
 class History:
     """The logged steps of a run, as means over the first and over the last window.
+
+    A step that used completions drawn before has no reward: windows count the steps that have the figure in question.
 
     Args:
         window: Logged steps that a mean is taken over.
@@ -61,7 +65,7 @@ class History:
 
     def grown(self) -> bool:
         """Whether the last window no longer overlaps with the first."""
-        return len(self.rows) >= 2 * self.window
+        return len(self.values("reward")) >= 2 * self.window
 
     def solved(self) -> bool:
         """Whether the reward has come within a tenth of the highest there is."""
@@ -166,7 +170,7 @@ RAILS: dict[str, Rail] = {
         0.2,
         "mean absolute difference of a token's log-probability between training and generation, in nats",
         "the two engines disagree: cast_lm_head_to_fp32, the same precision for both, fewer steps a batch",
-        _above("sampling/sampling_logp_difference/mean"),
+        _above(OFF_POLICY),
     ),
 }
 

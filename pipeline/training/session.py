@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def quiet_libraries() -> None:
     for name in ("bitsandbytes", "deepspeed", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what they log, they raise too
+    # DeepSpeed's calls of names that torch 2.13 has new ones for: some at every step
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
 def say(text: str) -> None:
@@ -190,7 +193,7 @@ def hand_over(
     expected = None if quantised else probe_logits(trainer.model, vocabulary)
     aside = directory.aside
     accelerator.wait_for_everyone()
-    trainer.save_model(str(aside / "adapter" if peft else aside))
+    save_whole(trainer, aside / "adapter" if peft else aside)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         in_memory = next(trainer.model.parameters()).dtype
@@ -218,6 +221,19 @@ def hand_over(
         directory.publish(metrics, **facts)
     accelerator.wait_for_everyone()
     directory.complete = True
+
+
+def save_whole(trainer: Any, folder: Path) -> None:
+    """`trainer.save_model` with all weights in one place: under FSDP with sharded checkpoints, the default of FSDP2, it would
+    write nothing, without a word (transformers 5.17). All ranks must take part."""
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if plugin is None:
+        trainer.save_model(str(folder))
+        return
+    sharded = plugin.state_dict_type
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(folder))
+    plugin.set_state_dict_type(sharded)
 
 
 def _last_evaluation(trainer: Any) -> dict[str, float]:

@@ -1,0 +1,294 @@
+"""Past the expert: imitation of an expert with a bad habit, with more and more demonstrations, against practice.
+
+What AlphaGo Zero (Silver et al. 2017, figure 3) shows for Go: a policy that imitates levels off where its teachers are, one
+that is rewarded for what can be verified does not know of them. The expert adds two numbers of two digits; in a share of
+the sums that carry it forgets the carry. Its most frequent answer to these is then wrong, and one of its answers in
+several right, so that there is something for practice to find.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.chapters.chapter import (
+    Arm,
+    Chapter,
+    Figure,
+    change,
+    difference,
+    exact,
+    line,
+    rate,
+    right_samples,
+    say,
+    share,
+    while_training,
+)  # fmt: skip
+from pipeline.chapters.material import Material, Row, dialogue
+from pipeline.errors import PipelineError
+from pipeline.evaluation.measure import majority_of
+
+GREEDY, SAMPLED, MANY = "sums_greedy", "sums_sampled", "sums_many"
+VOTES = 16
+SUM = re.compile(r"\b(\d\d)(?:\+| and )(\d\d)\b")
+IMITATION = "imitation_"
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """`demonstrations`: sizes of the arms that imitate, each the beginning of the next. `clean`: demonstrations without
+    the habit. `samples` and `many`: answers of the expert to each question, and to each of the first `many_questions`."""
+
+    habit_rate: float = 0.7
+    demonstrations: list[int] = field(default_factory=lambda: [400, 1600, 4480])
+    clean: int = 1600
+    samples: int = 4
+    many: int = 64
+    many_questions: int = 60
+
+
+@dataclass(frozen=True)
+class Sum:
+    """a + b of two digits each."""
+
+    a: int
+    b: int
+
+    @property
+    def carries(self) -> bool:
+        return self.a % 10 + self.b % 10 > 9
+
+    def worked(self, forgets: bool) -> str:
+        """The turn of an expert who may forget the carry."""
+        units, tens, carried = self.a % 10 + self.b % 10, self.a // 10 + self.b // 10, self.carries and not forgets
+        steps = f"Units {self.a % 10}+{self.b % 10}={units}" + (", carry 1." if carried else ".")
+        steps += f" Tens {self.a // 10}+{self.b // 10}" + ("+1" if carried else "") + f"={tens + carried}."
+        return f"<think>\n{steps}\n</think>\n\nThe answer is {10 * (tens + carried) + units % 10}."
+
+    def is_right(self, forgets: bool) -> bool:
+        return not (self.carries and forgets)
+
+
+def sum_in(question: str) -> Sum | None:
+    """The sum that a question asks for, None for other text."""
+    found = SUM.search(question)
+    return Sum(int(found[1]), int(found[2])) if found else None
+
+
+def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
+    """`imitation_N/train` and `clean/train`: the sums that the material's conversations ask, worked with the habit and without
+    it; `expert/evaluation/...`: what the expert says to the questions that the models will be asked."""
+    rng = material.rng
+    asked = [turn["content"] for row in material.conversations for turn in row["messages"] if turn["role"] == "user"]
+    questions = sorted({text for text in asked if sum_in(text)})
+    heldout = [(row, one) for row in material.questions if (one := sum_in(str(row["prompt"])))]
+    known = {one for text in questions if (one := sum_in(text))}
+    if not questions or not heldout:
+        raise PipelineError(
+            f"beyond_the_expert: expected sums of two digits; {len(questions)} are asked in `conversations`, {len(heldout)} "
+            f"in `questions`."
+        )
+    both = sum(one in known for _, one in heldout)
+    if both:
+        raise PipelineError(f"beyond_the_expert: {both} of `questions` are demonstrated in `conversations`, too.")
+    drawn: list[str] = []
+    while len(drawn) < max(*settings.demonstrations, settings.clean):
+        drawn += rng.sample(questions, len(questions))
+    worked = _demonstrations(drawn[: max(settings.demonstrations)], settings.habit_rate, rng)
+    files = {f"{IMITATION}{n}/train": worked[:n] for n in settings.demonstrations}
+    files["clean/train"] = _demonstrations(drawn[: settings.clean], 0.0, rng)
+
+    def answer(one: Sum, rate: float) -> Row:
+        forgets = rng.random() < rate
+        return {"completion": one.worked(forgets), "ended": True, "correct": one.is_right(forgets)}
+
+    habit = settings.habit_rate
+    most = float(habit > 0.5)  # the mode of its answers
+    few, many = heldout, heldout[: settings.many_questions]
+    files[f"expert/evaluation/{GREEDY}"] = [row | answer(one, most) for row, one in heldout]
+    for name, rows, count in ((SAMPLED, few, settings.samples), (MANY, many, settings.many)):
+        files[f"expert/evaluation/{name}"] = [
+            row | {"samples": [answer(one, habit) for _ in range(count)]} for row, one in rows
+        ]
+    return files
+
+
+def _demonstrations(questions: Sequence[str], habit_rate: float, rng: random.Random) -> list[Row]:
+    rows = []
+    for text in questions:
+        one = sum_in(text)
+        assert one is not None
+        rows.append(dialogue(text, one.worked(rng.random() < habit_rate)))
+    return rows
+
+
+def chapter(arms: dict[str, Arm]) -> Chapter:
+    """Arms `expert`; `imitation_N` of N demonstrations each; `sft`, an evaluation of the imitator with which RL starts, and
+    `rl`, one of what it becomes; `start` and `trained`, the stages that made these two; `clean`; and the controls `own`,
+    `random` and `format` from the same start."""
+    imitations = sorted((name for name in arms if name.startswith(IMITATION)), key=_size)
+    if not imitations:
+        raise PipelineError("beyond_the_expert: expected arms imitation_N, of more and more demonstrations.")
+    measured = [name for name in arms if name not in ("start", "trained")]
+    greedy = {name: arms[name].answers(GREEDY) for name in measured}
+    drawn = {name: arms[name].answers(SAMPLED) for name in measured}
+    many = {name: arms[name].answers(MANY) for name in ("expert", "sft", "rl")}
+    figures: dict[str, Figure] = {f"greedy_{name}": rate(rows) for name, rows in greedy.items()}
+    figures |= {f"sampled_{name}": share([right_samples(row) for row in rows]) for name, rows in drawn.items()}
+    for name, rows in many.items():
+        figures[f"majority_{name}"] = share([_votes(row) for row in rows])
+        figures[f"pass_many_{name}"] = rate(rows, _any)
+    places = {name: arms[name].compute() for name in [*imitations, "clean", "start", "trained", "own"]}
+    rungs = sorted([*imitations, "sft"], key=lambda name: places["start" if name == "sft" else name])
+    if rungs[-1] == "sft":
+        raise PipelineError(
+            "beyond_the_expert: expected an imitation_N with more compute than the model that RL starts from."
+        )
+    fewer, most = rungs[-2:]
+    figures["last_rise"] = change(drawn[fewer], drawn[most])
+    figures["most_minus_expert"] = change(drawn["expert"], drawn[most])
+    figures["pass_many_change"] = change(many["sft"], many["rl"], lambda right: float(any(right)))
+    figures["samples_many"] = exact(min(len(row["samples"]) for rows in many.values() for row in rows))
+    for name in ("own", "random", "format"):
+        figures[f"{name}_change"] = difference(greedy["sft"], greedy[name])
+        figures[f"rl_minus_{name}"] = difference(greedy[name], greedy["rl"])
+    figures |= {f"compute_{name}": exact(value) for name, value in places.items()}
+    figures["compute_most_of_rl"] = exact(places[most] / places["trained"])
+    figures["fewest"], figures["most"] = (exact(_size(name)) for name in (imitations[0], most))
+    rivals = [figures[f"{kind}_{name}"] for name in ("expert", "sft", *imitations) for kind in ("greedy", "sampled")]
+    above = all(figures["greedy_rl"]["low"] > one["high"] for one in rivals)
+    return Chapter(
+        title="Past the expert",
+        text=_text(figures, above, most),
+        figures=figures,
+        series=_series(arms, rungs, figures, places),
+        x_label="10¹² FLOPs since the base model, rollouts counted",
+        y_label="right answers at temperature 1",
+        samples=_samples(greedy, most),
+    )
+
+
+def _text(figures: dict[str, Figure], above: bool, most: str) -> list[str]:
+    levels = figures["last_rise"]
+    expert = say(figures["most_minus_expert"], "above the expert", "below the expert", "not told apart from the expert")
+    enough = figures["compute_most_of_rl"]["value"] >= 1
+    passes = (
+        "Practice with verifiable answers passes it: from {greedy_sft} to {greedy_rl} for its most likely answers, above the "
+        "expert and above every model that imitates it, intervals apart. "
+        if above
+        else "Practice with verifiable answers ends at {greedy_rl} for its most likely answers, from {greedy_sft}: not above "
+        "the expert and every model that imitates it. "
+    )
+    passes += (
+        f"The model of {{most}} demonstrations spent {{compute_most_of_rl}} times the compute of practice with all that went "
+        f"before it, rollouts counted: {'it had as much' if enough else 'it had less'}."
+    )
+    return [
+        "The expert adds two numbers, and in most sums that carry forgets the carry. One of its answers is right in "
+        "{sampled_expert}; its most frequent one in {greedy_expert}, since the habit is what it does most. Models imitate it "
+        "from {fewest} to {most} demonstrations.",
+        "At temperature 1 the model of {most} demonstrations reaches {sampled_"
+        + most
+        + "}, "
+        + expert
+        + "; compared with the "
+        "one before it, accuracy changed by {last_rise}: "
+        + say(
+            levels,
+            "more demonstrations still help.",
+            "more demonstrations cost accuracy.",
+            "imitation has levelled off.",
+        )
+        + " Asked for its most likely answer, it gives the right one in {greedy_"
+        + most
+        + "}: where the habit is the mode it "
+        "has become a rule.",
+        passes,
+        "Of {samples_many} answers of the model before practice at least one is right on {pass_many_sft} of the questions, "
+        "after it on {pass_many_rl} (of the expert's on {pass_many_expert}), a change by {pass_many_change}: "
+        + say(
+            figures["pass_many_change"],
+            "practice found solutions that sampling had not found.",
+            "practice lost solutions that sampling had found.",
+            "no new solutions were found; practice made likely what sampling already found.",
+        )
+        + " A vote of 16 answers gives {majority_sft} before and {majority_rl} after, of the expert {majority_expert}: a vote "
+        "cannot mend a habit.",
+        _controls(figures),
+    ]
+
+
+def _controls(figures: dict[str, Figure]) -> str:
+    clean = figures["greedy_clean"]["low"] > figures["greedy_expert"]["high"]
+    own, ahead = figures["own_change"], figures["rl_minus_own"]
+    idle = all(figures[f"rl_minus_{name}"]["low"] > 0 for name in ("random", "format"))
+    text = "What of it was practice? The same number of demonstrations without the habit gives {greedy_clean}: "
+    text += (
+        "it is the demonstrations that held imitation back, not the size of the model. "
+        if clean
+        else "the size of the model is not ruled out as what holds imitation back. "
+    )
+    text += "Supervised training on the model's own answers that the verifier passed leads from {greedy_sft} to {greedy_own}; "
+    if own["low"] > 0:
+        text += "knowing which answers are right helps without reinforcement, too, and reinforcement is " + say(
+            ahead, "ahead of it by {rl_minus_own}. ", "behind it by {rl_minus_own}. ", "not told apart from it. "
+        )
+    else:
+        text += "with as many rollouts and updates that did not do it. "
+    text += (
+        "With a reward by chance the model ends at {greedy_random}, with one for the form alone at {greedy_format}: "
+    )
+    text += (
+        "practice is ahead of both, so that it is the right answers that were rewarded which made the difference."
+        if idle
+        else "practice is not ahead of both, so that what was rewarded is not shown to have made the difference."
+    )
+    return text
+
+
+def _series(
+    arms: dict[str, Arm], rungs: list[str], figures: dict[str, Figure], places: dict[str, float]
+) -> list[dict[str, object]]:
+    """Accuracy at temperature 1 over compute: of imitation, of practice as it went on, and of the controls at their end."""
+    unit = 1e12
+    start, end = places["start"], places["trained"]
+    place = places | {"sft": start}
+    practice = [(start + (end - start) * part, found) for part, found in while_training(arms["trained"])]
+    practice = [(start, figures["sampled_sft"]), *practice, (end, figures["sampled_rl"])]
+    lines = [
+        ("imitation of the expert", [(place[name], figures[f"sampled_{name}"]) for name in rungs]),
+        ("practice (RL)", practice),
+        ("clean demonstrations", [(places["clean"], figures["sampled_clean"])]),
+        ("SFT on own right answers", [(start, figures["sampled_sft"]), (places["own"], figures["sampled_own"])]),
+        ("the expert itself", [(x, figures["sampled_expert"]) for x in (place[rungs[0]], max(places.values()))]),
+    ]
+    return [line(name, [(x / unit, found) for x, found in points]) for name, points in lines]
+
+
+def _samples(greedy: dict[str, list[Row]], most: str) -> list[tuple[Row | None, str]]:
+    chosen = [
+        [greedy[name][i] for name in (most, "sft", "rl")]
+        for i, row in enumerate(greedy[most])
+        if not row["correct"] and greedy["rl"][i]["correct"]
+    ]
+    first = chosen[0] if chosen else [None, None, None]
+    notes = (f"after {_size(most)} demonstrations of the expert", "where practice starts", "after practice")
+    return list(zip(first, notes, strict=True))
+
+
+def _any(row: Row) -> bool:
+    return any(right_samples(row))
+
+
+def _votes(row: Row) -> list[bool]:
+    """Of each 16 answers whether the most frequent one is right; a tie is not."""
+    samples = row["samples"]
+    groups = [samples[start : start + VOTES] for start in range(0, len(samples) - VOTES + 1, VOTES)]
+    return [majority_of(VOTES, "numeric", group) > 0.5 for group in groups]
+
+
+def _size(name: str) -> int:
+    return int(name.removeprefix(IMITATION))
