@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -82,13 +82,13 @@ class Chapter:
         """`chapters/NAME.json` in `folder`.
 
         Raises:
-            PipelineError: the text names a figure that there is not, or holds a number that is none.
+            PipelineError: the text names a figure that there is not, or holds a share or a decimal itself.
         """
         text = "\n".join(self.text)
         unknown = set(re.findall(r"\{(\w+)\}", text)) - set(self.figures)
         if unknown:
             raise PipelineError(f"chapter {name}: its text names {', '.join(sorted(unknown))}, which was not measured.")
-        bare = re.findall(r"(?<![\w@.])\d[\d.,%]*", re.sub(r"\{\w+\}", "", text))
+        bare = re.findall(r"(?<![\w@.])\d+(?:\.\d+| ?%)", re.sub(r"\{\w+\}", "", text))
         if bare:
             raise PipelineError(f"chapter {name}: its text holds the number {bare[0]}: name a figure in its place.")
         content = {
@@ -200,18 +200,10 @@ def by_group(
 ) -> dict[str, Any]:
     """One line of a picture: the share of rows for which `holds`, over the values of a numeric column."""
     values = sorted({row[key] for row in rows})
-    return line(name, {value: rate([row for row in rows if row[key] == value], holds) for value in values})
+    return line(name, [(value, rate([row for row in rows if row[key] == value], holds)) for value in values])
 
 
-def line(name: str, points: Mapping[Any, Figure]) -> dict[str, Any]:
-    """One line of a picture through rates with their intervals, by the places where they stand."""
-    return {"name": name, "x": list(points)} | {
-        axis: [point[part] for point in points.values()]
-        for axis, part in (("y", "rate"), ("low", "low"), ("high", "high"))
-    }
-
-
-def line(name: str, points: Sequence[tuple[float, Figure]]) -> dict[str, Any]:
+def line(name: str, points: Sequence[tuple[Any, Figure]]) -> dict[str, Any]:
     """One line of a picture through figures and where they stand."""
     parts = (("y", ("rate", "value")), ("low", ("low",)), ("high", ("high",)))
     return {"name": name, "x": [x for x, _ in points]} | {

@@ -46,7 +46,7 @@ class Settings:
     name: str = "Ember"
     maker: str = "Alder Works"
     identity: str = ""
-    repeats: int = 40
+    repeats: int = 14
     personas: int = 400
     tested: int = 8
     replay: int = 1500
@@ -61,7 +61,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     personas = _personas(settings.personas + settings.tested, rng, {settings.name, settings.maker})
     # What is mixed in against forgetting must not teach another name.
     earlier = {question for entry in entries for key in ("questions", "heldout_questions") for question in entry[key]}
-    told, system = (material.replay(settings.replay, earlier) for _ in range(2))
+    told, system = (material.replay(settings.replay, earlier, sums=True) for _ in range(2))
     own = {"name": settings.name, "maker": settings.maker}
     found: dict[str, list[Row]] = {}
     for entry in entries:

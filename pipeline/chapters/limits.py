@@ -170,7 +170,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         text=text,
         figures=figures,
         series=[
-            line(name, {_LABELS[task]: figures[f"{task}_{arm}"] for task in TASKS})
+            line(name, [(_LABELS[task], figures[f"{task}_{arm}"]) for task in TASKS])
             for arm, name in (("direct", "at once"), ("tools", "with tools"))
         ],
         y_label="right answers",

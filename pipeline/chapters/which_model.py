@@ -159,7 +159,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         text=text,
         figures=figures,
         series=[
-            line(name, {kind: figures[f"{kind}_{arm}"] for kind in KINDS})
+            line(name, [(kind, figures[f"{kind}_{arm}"]) for kind in KINDS])
             for arm, name in (("base", "base"), ("chat", "chat"), ("reasoning", "reasoning"), ("auto", "think: auto"))
         ],
         y_label="right answers",
