@@ -2,7 +2,8 @@
 
     python benchmarks/corpus.py extraction        F1 on gold.jsonl and pages a second and core, each library
     python benchmarks/corpus.py reading           read and extract 5,100 real pages on all cores
-    python benchmarks/corpus.py bare [--rounds 3] all steps against a bare datatrove script of the same steps
+    python benchmarks/corpus.py bare [--rounds 3] all steps against a bare datatrove script of the same steps, on 510 real
+                                                  pages and 6 MB of generated ones, which deduplication leaves
     python benchmarks/corpus.py memory            peak memory of all steps on 20 MB and on 200 MB of generated text
 
 Real pages are those of PIPELINE_DATA/webpages (default ../shared/data), repeated under other addresses. Times of whole
@@ -18,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -89,35 +92,49 @@ def extraction() -> None:
 
 def reading(folder: Path, arguments: argparse.Namespace) -> None:
     pages = repeat_pages(folder / "pages.warc.gz", arguments.repeat)
-    print("| extractor | pages | seconds | pages/s | CPU seconds |\n|---|---|---|---|---|")
+    print("| extractor | pages | seconds | pages/s | CPU seconds | pages a CPU second |\n|---|---|---|---|---|---|")
     for extractor in ("trafilatura", "trafilatura_fast", "resiliparse"):
         recipe = write_recipe(folder, f"extractor: {extractor}\ndeduplicate: none\nvalidation_fraction: 0\n")
         seconds, cpu, _ = timed(stage_command(recipe, folder / extractor))
-        print(f"| {extractor} | {pages:,} | {seconds:.1f} | {pages / seconds:.1f} | {cpu:.1f} |", flush=True)
+        print(
+            f"| {extractor} | {pages:,} | {seconds:.1f} | {pages / seconds:.1f} | {cpu:.1f} | {pages / cpu:.1f} |",
+            flush=True,
+        )
 
 
 def bare(folder: Path, arguments: argparse.Namespace) -> None:
-    repeat_pages(folder / "pages.warc.gz", arguments.repeat)
+    from pyarrow.parquet import ParquetDataset
+
+    articles = (
+        f"<html><body><article><p>{'</p><p>'.join(text.splitlines())}</p></article></body></html>"
+        for text in texts(6_000_000)
+    )
+    repeat_pages(folder / "pages.warc.gz", 3, articles)
     recipe = write_recipe(folder, STEPS)
     ratios = []
     for number in range(arguments.rounds):
         words = [sys.executable, __file__, "bare-script", str(folder / "pages.warc.gz"), str(folder / f"bare{number}")]
         theirs, their_cpu, _ = timed(words)
         ours, our_cpu, _ = timed(stage_command(recipe, folder / f"ours{number}"))
-        ratios.append(theirs / ours)
+        ratios.append((theirs / ours, their_cpu / our_cpu))
+        kept = json.loads((folder / f"ours{number}" / "manifest.json").read_text())["documents"]
+        bare_kept = ParquetDataset(folder / f"bare{number}" / "result").read(columns=["id"]).num_rows
         print(
-            f"round {number + 1}: bare {theirs:.1f} s ({their_cpu:.1f} of CPU), ours {ours:.1f} s ({our_cpu:.1f} of CPU), "
-            f"rate of ours to bare {ratios[-1]:.2f}",
+            f"round {number + 1}: bare {theirs:.1f} s ({their_cpu:.1f} of CPU, {bare_kept:,} documents left), "
+            f"ours {ours:.1f} s ({our_cpu:.1f} of CPU, {kept:,} left), rate of ours to bare {ratios[-1][0]:.2f} by the clock, "
+            f"{ratios[-1][1]:.2f} by CPU time",
             flush=True,
         )
-    print(f"median of {arguments.rounds} rounds: {statistics.median(ratios):.2f}")
+    clock, cpu = (statistics.median(values) for values in zip(*ratios, strict=True))
+    print(f"median of {arguments.rounds} rounds: {clock:.2f} by the clock, {cpu:.2f} by CPU time")
 
 
 def memory(folder: Path, arguments: argparse.Namespace) -> None:
     peaks = {}
     for megabytes in (20, 200):
         source = folder / f"{megabytes}.jsonl"
-        generate(source, megabytes * 1_000_000)
+        with source.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts(megabytes * 1_000_000))
         recipe = write_recipe(folder, STEPS, source)
         _, _, peaks[megabytes] = timed(stage_command(recipe, folder / f"out{megabytes}"))
         print(f"{megabytes} MB: peak of the largest process {peaks[megabytes] / 1024:.0f} MiB", flush=True)
@@ -208,8 +225,8 @@ def label_language(document) -> bool:  # type: ignore[no-untyped-def]
     return True
 
 
-def repeat_pages(target: Path, times: int) -> int:
-    """The real pages `times` times, each time under other addresses; returns how many there are."""
+def repeat_pages(target: Path, times: int, more: Iterable[str] = ()) -> int:
+    """The real pages `times` times, each time under other addresses, and more pages; returns how many real ones there are."""
     from warcio.archiveiterator import ArchiveIterator
     from warcio.warcwriter import WARCWriter
 
@@ -219,31 +236,36 @@ def repeat_pages(target: Path, times: int) -> int:
             for record in ArchiveIterator(file, no_record_parse=True)
             if record.rec_type == "response"
         ]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
     with target.open("wb") as file:
         writer = WARCWriter(file, gzip=True)
-        for number in range(times):
-            for url, response in pages:
-                where = f"{url}{'&' if '?' in url else '?'}copy={number}"
-                writer.write_record(writer.create_warc_record(where, "response", payload=BytesIO(response)))
+        repeated = ((f"{url}{'&' if '?' in url else '?'}copy={n}", page) for n in range(times) for url, page in pages)
+        new = ((f"https://generated.example/{n}", head + html.encode()) for n, html in enumerate(more))
+        for where, response in chain(repeated, new):
+            writer.write_record(writer.create_warc_record(where, "response", payload=BytesIO(response)))
     return times * len(pages)
 
 
-def generate(target: Path, size: int) -> None:
-    """JSONL of sentences of invented words, in documents of about 2 kB, a tenth of them copies with a word changed."""
+def texts(size: int) -> Iterator[str]:
+    """Documents of about 2 kB, `size` characters in all: sentences of 8,000 invented words, with a new name in every
+    fourth; a tenth of the documents are copies with a word changed."""
     rng = random.Random(0)
-    words = [
-        "".join(rng.choice("bdfglmnprst") + rng.choice("aeiou") for _ in range(rng.randint(1, 3))) for _ in range(8_000)
-    ]
-    stops = ("the", "of", "and", "to", "with", "that", "have", "be")
-    written, text = 0, ""
-    with target.open("w", encoding="utf-8") as file:
-        while written < size:
-            if text and rng.random() < 0.1:
-                text = text.replace(rng.choice(text.split()), "other", 1)
-            else:
-                chosen = (" ".join(rng.choice(stops if i % 3 == 0 else words) for i in range(12)) for _ in range(28))
-                text = "\n".join(f"{sentence.capitalize()}." for sentence in chosen)
-            written += file.write(json.dumps({"text": text}) + "\n")
+
+    def word(least: int, most: int) -> str:
+        return "".join(rng.choice("bdfglmnprst") + rng.choice("aeiou") for _ in range(rng.randint(least, most)))
+
+    words, stops = [word(2, 5) for _ in range(8_000)], ("the", "of", "and", "to", "with", "that", "have", "be")
+    text = ""
+    while size > 0:
+        if text and rng.random() < 0.1:
+            text = text.replace(rng.choice(text.split()), "other", 1)
+        else:
+            sentences = [[rng.choice(stops if i % 3 == 0 else words) for i in range(12)] for _ in range(28)]
+            for sentence in sentences[::4]:
+                sentence.append(word(4, 6))
+            text = "\n".join(f"{' '.join(sentence).capitalize()}." for sentence in sentences)
+        size -= len(text)
+        yield text
 
 
 def write_recipe(folder: Path, keys: str, source: Path | None = None) -> Path:

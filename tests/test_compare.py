@@ -4,9 +4,12 @@ import json
 
 import pytest
 from conftest import command, write_jsonl
+from run_folders import result, write_run, write_stage
 
 from pipeline.errors import PipelineError
 from pipeline.reporting import compare, comparison_text
+from pipeline.reporting.run_folder import read_stage
+from pipeline.reporting.seeds import recipe_of
 from pipeline.statistics import mcnemar_test, wilson_interval
 
 
@@ -43,3 +46,30 @@ def test_too_little_to_compare_is_said(tmp_path):
         compare([checkpoint(tmp_path / "a", [True])])
     with pytest.raises(PipelineError, match="no such folder"):
         compare([tmp_path / "nowhere", tmp_path / "a"])
+
+
+def test_runs_of_one_recipe_are_taken_together_over_their_seeds(tmp_path, capsys):
+    for seed in (1, 2, 3):
+        write_run(tmp_path / f"tiny-{seed}", seed)
+    manifest = tmp_path / "tiny-3" / "grpo" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"recipe": {"learning_rate": 9}}))
+    found = compare([tmp_path / f"tiny-{seed}" for seed in (1, 2, 3)])["over_seeds"]
+    assert {name: results["facts"]["seeds"] for name, results in found.items()} == {"pretrain": 3, "sft": 3, "grpo": 2}
+    facts = found["sft"]["facts"]
+    assert facts["rate"] == pytest.approx(0.88) and facts["low"] < 0.84 and facts["high"] > 0.92
+    # The same hundred questions three times are a hundred questions.
+    assert facts["high"] - facts["low"] == pytest.approx(2 * 1.96 * (0.88 * 0.12 / 100) ** 0.5, rel=0.2)
+    assert command("compare", *(tmp_path / f"tiny-{seed}" for seed in (1, 2, 3))) == 0
+    assert "sft  facts  3 seeds: 88.0 % [" in capsys.readouterr().out
+    assert compare([tmp_path / "tiny-1"])["over_seeds"] == {}
+
+
+def test_a_model_of_another_run_counts_as_the_same_by_its_name(tmp_path):
+    for run, model in (("demo", "runs/demo/sft"), ("demo-2", "runs/demo/sft"), ("demo-3", "runs/demo-3/sft")):
+        write_stage(tmp_path / run, "sft", "chat", seed=1)
+        recipe = {"output_dir": f"runs/{run}/grpo", "model_name_or_path": model, "learning_rate": 1e-3}
+        write_stage(
+            tmp_path / run, "grpo", "reasoning", ["sft"], {"facts": result(9, 10)}, recipe=recipe, seed=len(run)
+        )
+    found = [recipe_of(read_stage(tmp_path / run / "grpo", [])) for run in ("demo", "demo-2", "demo-3")]
+    assert found[0] == found[1] == found[2] and '"model_name_or_path": "sft"' in found[0]

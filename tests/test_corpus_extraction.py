@@ -19,13 +19,31 @@ from pipeline.corpus.shards import read_documents
 from pipeline.corpus.steps import Counted, to_passing, total_count
 
 
-def test_encodings_are_taken_from_header_then_utf8_then_meta_tag():
+def test_encodings_are_told_by_the_bytes_then_header_and_meta_tag_and_guessed_last():
     text = "<meta charset='windows-1252'><p>Käse – “gut”</p>"
     assert decode(text.encode("windows-1252"), None) == text
     assert decode(text.encode("utf-8"), None) == text
-    assert decode("<p>Привет</p>".encode("koi8-r"), "koi8-r") == "<p>Привет</p>"
+    assert decode("<p>Käse</p>".encode(), "iso-8859-1") == "<p>Käse</p>"  # a header that lies
+    assert decode("<p>“Käse”</p>".encode("cp1252"), "ISO-8859-1") == "<p>“Käse”</p>"  # as browsers read it
     assert decode("<p>Käse</p>".encode(), "no-such-charset") == "<p>Käse</p>"
-    assert isinstance(decode(b"\xff\xfe\xfa", None), bytes)
+    assert decode("<p>古い橋</p>".encode("iso2022_jp"), "iso-2022-jp") == "<p>古い橋</p>"  # ASCII bytes alone
+    assert decode("<p>Привет</p>".encode("koi8-r"), "koi8-r") == "<p>Привет</p>"
+    assert isinstance(decode(b"\xff\xfe\xfa\0", None), bytes)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Die Brücke über den Fluss ist älter als die Stadt, und die Leute erzählen viele Geschichten.", "cp1252"),
+        ("Wyrównana sezonowo stopa bezrobocia wyniosła trzy procent, co było najlepszym wynikiem.", "cp1250"),
+        ("Старый мост через реку построили много веков назад, и люди рассказывают о нём.", "cp1251"),
+        ("古い橋は何世紀も前に川の上に建てられ、人々はそれについてさまざまな話をします。", "euc_jp"),
+    ],
+)
+def test_undeclared_encodings_are_guessed_and_broken_utf8_is_mended(text, encoding):
+    page = f"<p>{text * 8}</p>"
+    assert decode(page.encode(encoding), None) == page
+    assert decode(page.encode() + b"\xff<p>", "utf-8") == page + "\ufffd<p>"
 
 
 def test_order_is_kept_and_one_worker_gives_what_two_give(tmp_path):

@@ -1,6 +1,7 @@
 """The filters of the corpus stage: each drops its planted example for its reason, and a misspelt setting is named."""
 
 import json
+import sys
 
 import pytest
 from crawl import HTML, article, run, write_warc
@@ -52,7 +53,7 @@ def test_addresses_are_dropped_by_domain_substring_and_list(tmp_path):
 def test_wrongly_decoded_text_is_mended_and_counted(tmp_path):
     documents, table = filtered(tmp_path / "a", [("Der KÃ¤se ist gut\x00", None), ("Ein „Käse“ ﬁn", None)], repair=True)
     assert [document.text for document in documents] == ["Der Käse ist gut", "Ein „Käse“ ﬁn"]
-    assert table["repair"]["replaced"] == {"documents mended": 1}
+    assert table["repair"]["replaced"] == {"wrongly decoded text": 1}
 
 
 def test_languages_are_labelled_and_kept_by_their_thresholds(tmp_path):
@@ -161,9 +162,9 @@ def test_personal_data_is_replaced_and_counted_by_kind(tmp_path):
     assert "anna@mail.example" in kept[0].text and "replaced" not in table["scrub"]
 
 
-def test_documents_that_hold_a_question_of_an_evaluation_are_dropped(tmp_path):
+def test_documents_that_hold_a_question_of_an_evaluation_are_dropped(tmp_path, capsys):
     (tmp_path / "sums.jsonl").write_text(
-        '{"prompt": "How many bridges does the valley of the nine mills have in all?"}\n'
+        '{"prompt": "How many bridges does the valley of the nine mills have in all?"}\n{"prompt": "Why?"}\n'
     )
     turns = [
         {"role": "user", "content": "Who opened the upper gate of the mill?"},
@@ -185,6 +186,7 @@ def test_documents_that_hold_a_question_of_an_evaluation_are_dropped(tmp_path):
         "mills: How many bridges does the valley of the nine mills have in all?",
         "chat: Who opened the upper gate of the mill?",
     }
+    assert "1 questions are too short to be looked for, such as 'Why?'" in capsys.readouterr().out
 
 
 def test_samples_and_reasons_of_a_step_are_bounded(tmp_path):
@@ -244,6 +246,7 @@ def test_a_wrong_setting_is_named_with_what_was_expected(tmp_path, monkeypatch, 
     import re
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
     (tmp_path / "a.txt").write_text("text")
     found = complaints_of(stage, {"input": "a.txt", "output_dir": "out", **values})
     assert re.search(message, found), found
@@ -262,26 +265,3 @@ def test_steps_that_are_left_out_do_not_appear(tmp_path):
     assert list(table) == ["read", "extract", "min_characters"]
     settings = CorpusSettings(input="x", language=False)
     assert not settings.language
-
-
-@pytest.mark.slow
-def test_words_are_those_of_datatrove_and_memory_is_given_back():
-    import subprocess
-    import sys
-
-    script = """
-import random, sys
-from datatrove.utils.word_tokenizers import SpaCyTokenizer
-import pipeline.corpus.words as words
-from datatrove.utils.word_tokenizers import load_word_tokenizer
-assert "torch" not in sys.modules
-rng, ours, theirs = random.Random(0), load_word_tokenizer("eng"), SpaCyTokenizer("en")
-texts = [" ".join(f"{rng.random():.9f} isn't it? Mr. X's {rng.randint(0, 9999)}km!" for _ in range(5)) for _ in range(1200)]
-words.MOST_WORDS, sizes = 5_000, []
-for number, text in enumerate(texts):
-    assert ours.word_tokenize(text) == theirs.word_tokenize(text)
-    assert ours.span_tokenize(text) == theirs.span_tokenize(text)
-    sizes.append(len(ours.tokenizer.vocab.strings))
-assert max(sizes) < 5_100 and any(b < a for a, b in zip(sizes, sizes[1:])), max(sizes)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -196,16 +196,22 @@ def test_bad_rows_of_jsonl_are_counted_and_the_others_kept(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.gz", "a.html.gz"])
-def test_truncated_gzip_is_counted_not_fatal(tmp_path, name):
-    text = "".join(json.dumps({"text": os.urandom(40).hex()}) + "\n" for _ in range(2000))
-    (tmp_path / name).write_bytes(gzip.compress(text.encode())[:-30_000])
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.gz", "a.html.gz", "a.jsonl.zst"])
+def test_truncated_compression_is_counted_not_fatal(tmp_path, name):
+    import pyarrow as pa
+
+    text = "".join(json.dumps({"text": os.urandom(40).hex()}) + "\n" for _ in range(10_000)).encode()
+    packed = gzip.compress(text) if name.endswith("gz") else pa.compress(text, "zstd", asbytes=True)
+    (tmp_path / name).write_bytes(packed)
+    whole = list(read_file(tmp_path / name, CorpusSettings(input="")))
+    assert not reasons(whole) and len(whole) == (10_000 if "jsonl" in name else 1)
+    (tmp_path / name).write_bytes(packed[:-30_000])
     (tmp_path / "b.txt").write_text("the next file is still read")
     settings = CorpusSettings(input=[str(tmp_path / name), str(tmp_path / "b.txt")])
     records = list(read_parts([Part(value) for value in settings.input], settings, tmp_path))
     assert len(reasons(records)) == 1 and "damaged file" in reasons(records)[0]
     assert isinstance(records[-1], Document) and records[-1].text == "the next file is still read"
-    if name == "a.jsonl.gz":
+    if "jsonl" in name:
         assert len(records) > 500  # the rows before the damage are kept
 
 

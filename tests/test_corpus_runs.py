@@ -1,5 +1,6 @@
 """Whole runs of the corpus stage: killed and gone on with, with more workers, under Slurm."""
 
+import importlib.util
 import json
 import os
 import random
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 from crawl import HTML, article, write_warc
 
+from pipeline.corpus import phases
 from pipeline.corpus.build import build
 from pipeline.corpus.settings import CorpusSettings
 from pipeline.corpus.shards import read_documents
+from pipeline.errors import PipelineError
 
 ALL_STEPS = """
 url_filter: {substrings: [casino]}
@@ -133,7 +136,8 @@ def test_a_file_is_read_by_several_tasks_and_every_record_by_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path):
+@pytest.mark.parametrize("deduplicate", ["minhash", "exact", "none"])
+def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path, deduplicate):
     words = [f"w{(number * 7919) % 3203}" for number in range(3200)]
     texts = []
     for group in range(40):
@@ -141,7 +145,7 @@ def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path
         texts += [" ".join([*base[:copy], f"x{copy}", *base[copy:]]) for copy in range(5)]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     settings = CorpusSettings(
-        input=str(tmp_path / "a.jsonl"), deduplicate="minhash", tasks=3, workers=1, validation_fraction=0.4,
+        input=str(tmp_path / "a.jsonl"), deduplicate=deduplicate, tasks=3, workers=1, validation_fraction=0.1,
         minhash={"ngrams": 5, "buckets": 20, "hashes": 6, "fold_numbers": False},
     )  # fmt: skip
     build(settings, tmp_path / "out")
@@ -149,7 +153,15 @@ def test_near_duplicates_of_validation_documents_never_stay_in_training(tmp_path
         [document.text.split()[-1] for document in read_documents(tmp_path / "out" / split)]
         for split in ("train", "validation")
     )
-    assert len(train) + len(held_out) == len({*train, *held_out}) == 40 and held_out
+    assert held_out and not set(train) & set(held_out)
+    if deduplicate == "minhash":
+        assert len(train) + len(held_out) == len({*train, *held_out}) == 40
+    else:
+        table = {step["step"]: step for step in json.loads((tmp_path / "out" / "removed.json").read_text())}
+        assert table["held_out"]["reasons"] == {
+            "near-duplicate of a held-out document": 200 - len(train) - len(held_out)
+        }
+        assert all(train.count(group) == 5 for group in train)  # near-duplicates of one another stay
 
 
 SBATCH = """#!/bin/bash
@@ -203,10 +215,34 @@ def test_with_slurm_the_command_hands_the_work_over_and_waits_for_nothing(tmp_pa
         input=str(tmp_path / "a.txt"), executor="slurm", slurm={"partition": "cpu", "time": "1:00:00"}
     )
     assert build(settings, tmp_path / "out", tmp_path / "working") is None
-    assert "submitted 3 tasks in 3 Slurm jobs (41, 41, 41)" in capsys.readouterr().out
+    assert "submitted 4 tasks in 4 Slurm jobs (41, 41, 41, 41)" in capsys.readouterr().out
     assert build(settings, tmp_path / "out", tmp_path / "working") is None
-    assert "3 tasks are still to run; their Slurm jobs are under way" in capsys.readouterr().out
+    assert "4 tasks are still to run; their Slurm jobs are under way" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install -e .[ray]")
+def test_ray_runs_the_same_phases_and_gives_the_same_bytes(tmp_path):
+    write_crawl(tmp_path / "crawl", 20)
+    keys = "deduplicate: minhash\nextractor: resiliparse\nvalidation_fraction: 0.2\nminhash: {buckets: 2, hashes: 4}\n"
+    path = recipe(tmp_path, Path("crawl"), Path("local/corpus"), keys)  # relative: Ray's workers stand elsewhere
+    subprocess.run(command(path), check=True, cwd=tmp_path)
+    path = recipe(tmp_path, Path("crawl"), Path("ray/corpus"), f"{keys}executor: ray\nworkers: 2\n")
+    subprocess.run(command(path), check=True, cwd=tmp_path)
+    assert published(tmp_path / "local" / "corpus") == published(tmp_path / "ray" / "corpus")
+
+
+def test_tasks_that_an_executor_gave_up_end_the_run(tmp_path, monkeypatch):
+    class Idle:
+        def run(self):
+            pass
+
+    monkeypatch.setattr(phases, "_executor", lambda *_: Idle())
+    (tmp_path / "a.txt").write_text("text")
+    settings = CorpusSettings(input=str(tmp_path / "a.txt"), tasks=1, validation_fraction=0)
+    with pytest.raises(PipelineError, match="1 of 1 tasks of the phase `clean` failed.*the same command"):
+        build(settings, tmp_path / "out", tmp_path / "working")
 
 
 @pytest.mark.parametrize("name", ["fineweb-mini", "fineweb-slurm", "webpages"])

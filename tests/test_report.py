@@ -324,6 +324,19 @@ def test_a_chapter_says_what_it_is_over_seeds_and_for_how_many_its_words_hold(tm
     assert "hold for 2 of 3 seeds" in (run / "report" / "report.md").read_text()
 
 
+def test_many_checkpoints_are_a_list_and_only_parents_are_compared_with(tmp_path):
+    run = write_run(tmp_path / "tiny")
+    for i in range(7):
+        write_stage(run, f"arm_{i}", "chat", ["pretrain"] if i else [], {"facts": result(10 * i, 100)})
+    write_chapter(run)
+    report(run)
+    page = page_of(run)
+    assert "60.0 % [50.2, 69.1] after arm_6, higher (intervals apart)" in page.text  # than the base model
+    assert "0.0 % [0.0, 3.7] after arm_0; " in page.text  # made from nothing here
+    assert "Facts: 10 checkpoints" in page.text and "Evaluations, one by one" in page.text
+    assert "arm_ 5 50.0 %" in page.text  # a line of the list
+
+
 def test_time_tokens_flops_and_cost_are_added_up_and_held_against_the_plan(reported):
     found = json.loads((reported / "report" / "report.json").read_text())
     assert found["resources"]["total"]["seconds"] == pytest.approx(12.0 + 4 * 75.4)

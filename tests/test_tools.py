@@ -228,6 +228,9 @@ def test_sft_grpo_and_evaluation_see_the_same_tokens_and_supervise_the_same_turn
     )
     row = supervised.train_dataset[0]
     learned = [label != -100 for label in row["labels"]]
+    assert supervised.longest == max(
+        len(one) for one in supervised.train_dataset["input_ids"]
+    )  # what FLOPs are told by
     asked = tokenizer.apply_chat_template([QUESTION], tools=found, tokenize=False, add_generation_prompt=True)
     said = f"{CALLED}{RESULT}The answer is 360.<|im_end|>"
     assert tokenizer.decode(row["input_ids"]) == f"{asked}{said}\n"

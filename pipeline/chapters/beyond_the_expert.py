@@ -17,6 +17,7 @@ from pipeline.chapters.chapter import (
     Arm,
     Chapter,
     Figure,
+    any_right,
     change,
     difference,
     exact,
@@ -26,7 +27,7 @@ from pipeline.chapters.chapter import (
     say,
     share,
     while_training,
-)  # fmt: skip
+)
 from pipeline.chapters.material import Material, Row, dialogue
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import majority_of
@@ -44,7 +45,7 @@ class Settings:
 
     habit_rate: float = 0.7
     demonstrations: list[int] = field(default_factory=lambda: [400, 1600, 4480])
-    clean: int = 1600
+    clean: int = 4480
     samples: int = 4
     many: int = 64
     many_questions: int = 60
@@ -140,7 +141,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures |= {f"sampled_{name}": share([right_samples(row) for row in rows]) for name, rows in drawn.items()}
     for name, rows in many.items():
         figures[f"majority_{name}"] = share([_votes(row) for row in rows])
-        figures[f"pass_many_{name}"] = rate(rows, _any)
+        figures[f"pass_many_{name}"] = rate(rows, any_right)
     places = {name: arms[name].compute() for name in [*imitations, "clean", "start", "trained", "own"]}
     rungs = sorted([*imitations, "sft"], key=lambda name: places["start" if name == "sft" else name])
     if rungs[-1] == "sft":
@@ -150,7 +151,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     fewer, most = rungs[-2:]
     figures["last_rise"] = change(drawn[fewer], drawn[most])
     figures["most_minus_expert"] = change(drawn["expert"], drawn[most])
-    figures["pass_many_change"] = change(many["sft"], many["rl"], lambda right: float(any(right)))
+    figures["pass_many_change"] = difference(many["sft"], many["rl"], any_right)
     figures["samples_many"] = exact(min(len(row["samples"]) for rows in many.values() for row in rows))
     for name in ("own", "random", "format"):
         figures[f"{name}_change"] = difference(greedy["sft"], greedy[name])
@@ -225,7 +226,7 @@ def _controls(figures: dict[str, Figure]) -> str:
     clean = figures["greedy_clean"]["low"] > figures["greedy_expert"]["high"]
     own, ahead = figures["own_change"], figures["rl_minus_own"]
     idle = all(figures[f"rl_minus_{name}"]["low"] > 0 for name in ("random", "format"))
-    text = "What of it was practice? The same number of demonstrations without the habit gives {greedy_clean}: "
+    text = "What of it was practice? Further demonstrations from the same start, without the habit, lead to {greedy_clean}: "
     text += (
         "it is the demonstrations that held imitation back, not the size of the model. "
         if clean
@@ -277,10 +278,6 @@ def _samples(greedy: dict[str, list[Row]], most: str) -> list[tuple[Row | None, 
     first = chosen[0] if chosen else [None, None, None]
     notes = (f"after {_size(most)} demonstrations of the expert", "where practice starts", "after practice")
     return list(zip(first, notes, strict=True))
-
-
-def _any(row: Row) -> bool:
-    return any(right_samples(row))
 
 
 def _votes(row: Row) -> list[bool]:

@@ -127,10 +127,12 @@ def rate(rows: Sequence[Row], holds: Callable[[Row], bool] = lambda row: row["co
     return counts([bool(holds(row)) for row in rows])
 
 
-def difference(before: Sequence[Row], after: Sequence[Row]) -> Figure:
-    """How much the share of right answers changed on the same questions: {value, low, high}."""
+def difference(
+    before: Sequence[Row], after: Sequence[Row], holds: Callable[[Row], bool] = lambda row: row["correct"]
+) -> Figure:
+    """How much the share of rows for which `holds` changed on the same questions: {value, low, high}."""
     _same_questions(before, after)
-    return paired_difference([row["correct"] for row in before], [row["correct"] for row in after])
+    return paired_difference([holds(row) for row in before], [holds(row) for row in after])
 
 
 def right_samples(row: Row) -> list[bool]:
@@ -152,10 +154,15 @@ def share(outcomes: Sequence[Sequence[bool]]) -> Figure:
     return {"n": len(shares), "samples": len(outcomes[0]), "correct": correct, "rate": found, "low": low, "high": high}
 
 
-def change(before: Sequence[Row], after: Sequence[Row], of: Callable[[list[bool]], float] = fmean) -> Figure:
-    """How much the mean over questions of a number `of` their samples changed, bootstrapped over the same questions."""
+def any_right(row: Row) -> bool:
+    """Whether at least one of the samples of a question is right."""
+    return any(right_samples(row))
+
+
+def change(before: Sequence[Row], after: Sequence[Row]) -> Figure:
+    """How much the share of right samples changed, bootstrapped over the same questions: {value, low, high}."""
     _same_questions(before, after)
-    return mean([of(right_samples(new)) - of(right_samples(old)) for old, new in zip(before, after, strict=True)])
+    return mean([fmean(right_samples(new)) - fmean(right_samples(old)) for old, new in zip(before, after, strict=True)])
 
 
 def _same_questions(before: Sequence[Row], after: Sequence[Row]) -> None:

@@ -15,7 +15,7 @@ from pipeline.chapters.chapter import (
     say,
     share,
     while_training,
-)  # fmt: skip
+)
 from pipeline.errors import PipelineError
 
 GREEDY, SAMPLED, FACTS = "sums_greedy", "sums_sampled", "facts_heldout"

@@ -9,6 +9,7 @@ from pipeline.chapters.chapter import (
     Arm,
     Chapter,
     Figure,
+    any_right,
     change,
     counts,
     difference,
@@ -20,7 +21,7 @@ from pipeline.chapters.chapter import (
     say,
     share,
     while_training,
-)  # fmt: skip
+)
 from pipeline.chapters.material import Row, read_rows
 from pipeline.errors import PipelineError
 from pipeline.evaluation.self_checks import checks
@@ -46,10 +47,10 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures: dict[str, Figure] = {f"accuracy_{name}": rate(rows) for name, rows in greedy.items()}
     for name, rows in many.items():
         figures[f"pass_1_{name}"] = share([right_samples(row) for row in rows])
-        figures[f"pass_k_{name}"] = rate(rows, lambda row: any(right_samples(row)))
+        figures[f"pass_k_{name}"] = rate(rows, any_right)
     figures["k"] = exact(k)
     figures["pass_1_change"] = change(many["before"], many["after"])
-    figures["pass_k_change"] = change(many["before"], many["after"], lambda right: float(any(right)))
+    figures["pass_k_change"] = difference(many["before"], many["after"], any_right)
     figures |= _by_kind(greedy["before"], greedy["after"])
     figures |= {f"facts_{name}": rate(facts[name]) for name in facts}
     figures["facts_change"] = difference(facts["start"], facts["trained"])

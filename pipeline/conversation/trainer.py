@@ -57,12 +57,16 @@ class ConversationTrainer(StageTrainer):
         context: Tokens that the model can read, where `max_length` is null.
         max_truncated_share: Share of rows longer than `max_length` above which training is refused.
         name: Of the data, for messages.
+
+    Attributes:
+        longest: Tokens of the longest row of the training data, uncut.
     """
 
     def __init__(self, *args: Any, context: int | None, max_truncated_share: float, name: str, **kwargs: Any):
         self._context = context
         self._max_truncated_share = max_truncated_share
         self._data_name = name
+        self.longest = 0
         super().__init__(*args, **kwargs)
 
     def _prepare_dataset(
@@ -79,6 +83,7 @@ class ConversationTrainer(StageTrainer):
         name = f"{self._data_name} ({part})"
         limit = max_length if max_length is not None else self._context
         found = preview.look(rows if hasattr(rows, "__len__") else islice(rows, preview.LOOKED_AT), limit)
+        self.longest = found.quantiles[-1] if part == "train" else self.longest
         if PartialState().is_main_process:
             print(f"{name}: {found.to_text(limit)}", flush=True)
             if part == "train":

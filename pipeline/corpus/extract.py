@@ -1,8 +1,8 @@
 """Main text out of HTML, in a process that a hostile page can end without ending the run."""
 
 import contextlib
+import functools
 import gc
-import importlib
 import logging
 import re
 from collections.abc import Iterator
@@ -13,21 +13,36 @@ from datatrove.pipeline.extractors.base import ExtractorSandbox
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from pipeline.corpus.document import Page
-from pipeline.corpus.settings import library
 
 META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)""", re.IGNORECASE)
 
+SUPERSETS = {
+    "utf8": "utf-8", "iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252", "iso-8859-9": "cp1254",
+    "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc-kr": "cp949", "tis-620": "cp874",
+}  # fmt: skip
+"""What browsers take a declared encoding for (WHATWG Encoding Standard)."""
+
 
 def decode(html: bytes, charset: str | None) -> str | bytes:
-    """HTML as text: by the HTTP header, else as UTF-8, else by its own meta tag; bytes where none of them fits.
+    """HTML as text, by the first of these that fits strictly; bytes, for the extractor's own detection, where none does.
 
-    Strict at each step, because headers and tags are often wrong; what is left goes to the extractor's own detection.
+    What is more than ASCII and valid UTF-8 is UTF-8, whatever was declared, for headers are often wrong; then the HTTP
+    header, the page's meta tag, and a guess (Resiliparse's). UTF-8 with a few broken bytes is mended.
     """
     declared = META_CHARSET.search(html[:4096])
-    for name in (charset, "utf-8", declared and declared[1].decode("ascii")):
+    for name in (None if html.isascii() else "utf-8", charset, declared and declared[1].decode("ascii"), "utf-8"):
         with contextlib.suppress(LookupError, UnicodeError):
             if name:
-                return html.decode("utf-8" if name.lower() == "utf8" else name)
+                return html.decode(SUPERSETS.get(name.lower(), name))
+    if b"\0" in html:  # UTF-16, which the guess does not know
+        return html
+    from resiliparse.parse.encoding import detect_encoding
+
+    guess = detect_encoding(html) or "utf-8"
+    with contextlib.suppress(LookupError, UnicodeError):
+        text = html.decode(guess, "replace")
+        if text.count("\ufffd") <= 1 + len(text) // 200 if guess == "utf-8" else "\ufffd" not in text:
+            return text
     return html
 
 
@@ -94,7 +109,7 @@ class Extract(BaseFilter):
         page = doc.metadata.pop("page", None)
         if page is None:
             return True
-        importlib.import_module(library(self.method[0]))  # before the process is forked, so that it need not
+        _prepare(*self.method)
         try:
             text, reason = self._sandbox.process_document(page, self._extract)
         except TimeoutError:
@@ -110,6 +125,13 @@ class Extract(BaseFilter):
             return extract_text(page, *self.method), "no main text found"
         except Exception as error:  # whatever the extractor raises on a page is that page's reason
             return None, f"extraction failed ({type(error).__name__})"
+
+
+@functools.cache
+def _prepare(extractor: str, favor: str) -> None:
+    """Loads, before processes are forked for pages, what an extractor loads with its first page: trafilatura the stop
+    words of a hundred languages."""
+    extract_text(Page(b"<p></p>", ""), extractor, favor)
 
 
 def valid_unicode(text: str) -> str:

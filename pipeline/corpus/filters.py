@@ -59,6 +59,10 @@ def late_filters(settings: CorpusSettings) -> Iterator[tuple[str, BaseFilter]]:
         yield "scrub", _own(_scrub, KINDS if settings.scrub is True else settings.scrub)
     if settings.questions:
         questions = Questions(read_questions(settings.questions), settings.decontaminate_overlap)
+        if short := questions.too_short:
+            print(
+                f"corpus: {len(short):,} questions are too short to be looked for, such as {short[0][1]!r}", flush=True
+            )
         yield "decontaminate", _own(_decontaminate, questions)
 
 
@@ -112,7 +116,7 @@ def _repair(formatter: Any, doc: Passing) -> Verdict:
     """Mends wrongly decoded text and drops control characters (ftfy); quotes, ligatures and widths stay as they are."""
     mended = formatter.format(doc.text)
     if mended != doc.text:
-        doc.text, doc.metadata["replaced"] = mended, {"documents mended": 1}
+        doc.text, doc.metadata["replaced"] = mended, {"wrongly decoded text": 1}
     return True
 
 

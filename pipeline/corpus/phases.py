@@ -16,13 +16,15 @@ from typing import Any
 
 from datatrove.data import Document as Passing
 from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.filters import LambdaFilter
 from datatrove.utils.logging import logger
 
-from pipeline.corpus.duplicates import Exact, Near
+from pipeline.corpus.duplicates import Exact, HeldOut, Near
 from pipeline.corpus.filters import early_filters, late_filters, score_columns
 from pipeline.corpus.settings import CorpusSettings, MinhashRules
 from pipeline.corpus.steps import Counted, CutByPosition, Lottery, Read, ReadShards, Write, side, whole
 from pipeline.corpus.worker import start_server
+from pipeline.errors import PipelineError
 from pipeline.manifest import write_atomically
 
 PROGRESS_SECONDS = 10.0
@@ -49,8 +51,12 @@ def phases_of(settings: CorpusSettings, working: Path, tasks: int) -> list[Phase
     lottery = Lottery(settings.validation_fraction, settings.seed)
     early = [Read(settings, working), *(Counted(name, step, working) for name, step in early_filters(settings))]
     late: list[Any] = [Counted(name, step, working) for name, step in late_filters(settings)]
-    late.append(write("uncut", whole) if by_position else write("result", lottery))
-    read_again = ReadShards(working / "clean" / "whole")
+    held_out = HeldOut(working, settings.minhash or MinhashRules()) if settings.compares_held_out else None
+    if by_position:
+        late.append(write("uncut", whole))
+    else:
+        late += [write("drawn", lottery), held_out.sign] if held_out else [write("result", lottery)]
+    read_again = ReadShards(working / "clean")
     exact, near = Exact(working, tasks), Near(working, settings.minhash or MinhashRules())
     same = Counted("exact_duplicates", exact.drop(), working, "same text as another document")
     similar = Counted("near_duplicates", near.drop(), working, "near-duplicate of another document")
@@ -70,8 +76,12 @@ def phases_of(settings: CorpusSettings, working: Path, tasks: int) -> list[Phase
             Phase("clusters", [near.cluster()], 1),
             Phase("write", [read_again, same, similar, *late], tasks),
         ]
+    if held_out:
+        differs = Counted("held_out", LambdaFilter(held_out.differs), working, "near-duplicate of a held-out document")
+        drawn = ReadShards(working / "drawn", ("train", "validation"))
+        phases.append(Phase("held out", [drawn, differs, write("result", side)], tasks))
     if by_position:
-        everything = ReadShards(working / "uncut" / "whole", all_tasks=True)
+        everything = ReadShards(working / "uncut", all_tasks=True)
         cut = CutByPosition(working / "uncut", settings.validation_fraction)
         phases.append(Phase("split by position", [everything, cut, write("result", side)], 1))
     return phases
@@ -89,6 +99,11 @@ def run_phases(settings: CorpusSettings, phases: list[Phase], working: Path) -> 
     for phase in phases:
         with _progress(phase, working):
             _executor(settings, phase, working).run()
+        if missing := phase.tasks - _done(working, phase):  # Ray's executor says nothing of tasks that failed
+            raise PipelineError(
+                f"executor: {missing:,} of {phase.tasks:,} tasks of the phase `{phase.name}` failed. Their logs are in "
+                f"{_folder(working, phase) / 'logs'}; the same command does them again."
+            )
     return True
 
 

@@ -4,7 +4,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,7 +14,7 @@ from pipeline.corpus.document import Document, Page, Record, Rejected
 from pipeline.corpus.download import download
 from pipeline.corpus.inputs import Part, file_format, is_remote
 from pipeline.corpus.settings import CorpusSettings
-from pipeline.corpus.shards import parquet_rows
+from pipeline.corpus.shards import parquet_batches
 from pipeline.corpus.warc import read_warc
 from pipeline.errors import PipelineError
 
@@ -44,7 +45,7 @@ def file_problem(path: Path, settings: CorpusSettings) -> str | None:
             return f"input: {path} is not a readable Parquet file ({_reason(error)})"
         return None if settings.text_column in columns else _missing_column(path, columns, settings)
     if form == "jsonl":
-        first = next(_read_whole(path, form, settings), None)
+        first = next(read_file(path, settings), None)
         if first is None:
             return f"input: {path} is empty"
         if isinstance(first, Rejected) and first.columns is not None:
@@ -73,15 +74,16 @@ def _read_source(part: Part, settings: CorpusSettings, downloads: Path) -> Itera
 
 
 def read_file(path: Path, settings: CorpusSettings, slice: int = 0, slices: int = 1) -> Iterator[Record]:
-    """The records of a local file, or one of `slices` shares of them."""
+    """The records of a local file, or one of `slices` shares of them. Rows of other shares are not parsed."""
     form = settings.input_format if settings.input_format != "auto" else file_format(path)
     if form == "warc":
         yield from read_warc(path, settings.max_page_bytes, slice, slices)
-    else:
-        yield from islice(_read_whole(path, form, settings), slice, None, slices)
+        return
+    for record in islice(_read_whole(path, form, settings), slice, None, slices):
+        yield record() if callable(record) else record
 
 
-def _read_whole(path: Path, form: str | None, settings: CorpusSettings) -> Iterator[Record]:
+def _read_whole(path: Path, form: str | None, settings: CorpusSettings) -> Iterator[Record | Callable[[], Record]]:
     import pyarrow as pa
 
     readers = {"html": _read_html, "text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet}
@@ -124,14 +126,14 @@ def _read_text(path: Path, settings: CorpusSettings) -> Iterator[Record]:
             yield Document(rest, str(path))
 
 
-def _read_jsonl(path: Path, settings: CorpusSettings) -> Iterator[Record]:
+def _read_jsonl(path: Path, settings: CorpusSettings) -> Iterator[Record | Callable[[], Record]]:
     with open_bytes(path) as file:
         for number, line in enumerate(_lines(file, settings.max_page_bytes), start=1):
             where = f"{path}:{number}"
             if line is None:
                 yield Rejected(f"line longer than {settings.max_page_bytes:,} bytes", where)
             elif line.strip():
-                yield _parse_line(line, str(path), where, settings)
+                yield partial(_parse_line, line, str(path), where, settings)
 
 
 def _parse_line(line: bytes, source: str, where: str, settings: CorpusSettings) -> Record:
@@ -145,10 +147,17 @@ def _parse_line(line: bytes, source: str, where: str, settings: CorpusSettings) 
     return _row(row, source, where, settings)
 
 
-def _read_parquet(path: Path, settings: CorpusSettings) -> Iterator[Record]:
+def _read_parquet(path: Path, settings: CorpusSettings) -> Iterator[Callable[[], Record]]:
+    def record(batch: Any, index: int, number: int) -> Record:
+        row = {name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+        return _row(row, str(path), f"{path}:{number}", settings)
+
+    number = 0
     wanted = (settings.text_column, "url", "date", "language", settings.score_column)
-    for number, row in enumerate(parquet_rows(path, wanted), start=1):
-        yield _row(row, str(path), f"{path}:{number}", settings)
+    for batch in parquet_batches(path, wanted):
+        for index in range(batch.num_rows):
+            number += 1
+            yield partial(record, batch, index, number)
 
 
 def _read_hub(name: str, settings: CorpusSettings) -> Iterator[Record]:
@@ -184,7 +193,8 @@ def open_bytes(path: Path) -> BinaryIO:
     if path.suffix == ".zst":
         import pyarrow as pa
 
-        return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+        # buffered, because Arrow's streams have no lines
+        return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")), 1 << 17)
     return path.open("rb")
 
 

@@ -130,7 +130,7 @@ class CorpusSettings:
     deduplicate: str = key(
         "exact",
         "`exact` drops documents that equal another when white space is folded; `minhash` drops near-duplicates as well; "
-        "`none` keeps them.",
+        "`none` keeps them. Near-duplicates of a held-out document never stay in training.",
         choices=("exact", "minhash", "none"),
     )
     minhash: MinhashRules | None = key(
@@ -176,6 +176,11 @@ class CorpusSettings:
     def score_column(self) -> str | None:
         """The input's column that holds scores; None where they are computed, or not asked for."""
         return self.score.column if self.score and self.score.model is None else None
+
+    @property
+    def compares_held_out(self) -> bool:
+        """Whether near-duplicates of documents that are held out are still to be looked for: MinHash leaves none."""
+        return self.validation_fraction > 0 and self.validation_split == "document" and self.deduplicate != "minhash"
 
     @property
     def question_paths(self) -> list[str]:

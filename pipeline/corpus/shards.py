@@ -97,20 +97,20 @@ def read_documents(folder: str | Path, pattern: str = "*.parquet") -> Iterator[D
         schema = pq.read_schema(path)
         _text_column(path, schema.names)
         scores = [field.name for field in schema if pa.types.is_floating(field.type)]
-        for row in parquet_rows(path, [*COLUMNS, *scores]):
-            values = {name: row.pop(name) for name in scores}
-            known = {name: value for name, value in values.items() if value is not None}
-            yield Document(**{"source": str(path), **row}, scores=known)
+        for batch in parquet_batches(path, [*COLUMNS, *scores]):
+            for row in batch.to_pylist():
+                values = {name: row.pop(name) for name in scores}
+                known = {name: value for name, value in values.items() if value is not None}
+                yield Document(**{"source": str(path), **row}, scores=known)
 
 
-def parquet_rows(path: Path, columns: Collection[str | None]) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, of which those of `columns` are read that it has; memory holds a few hundred."""
+def parquet_batches(path: Path, columns: Collection[str | None]) -> Iterator[Any]:
+    """A few hundred rows of a Parquet file at a time, of which those of `columns` are read that it has."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         names = [name for name in file.schema_arrow.names if name in columns]
-        for batch in file.iter_batches(batch_size=256, columns=names):
-            yield from batch.to_pylist()
+        yield from file.iter_batches(batch_size=256, columns=names)
 
 
 def read_texts(folder: str | Path) -> Iterator[str]:

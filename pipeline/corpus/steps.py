@@ -115,7 +115,7 @@ class Write(CorpusStep):
         writers: dict[str, ShardWriter] = {}
         with ExitStack() as stack:
             for passing in data:
-                name = self.split(passing)
+                name = passing.metadata["split"] = self.split(passing)
                 if name not in writers:
                     writer = ShardWriter(self.folder / name, self.shard_documents, self.scores, f"{rank:05d}-")
                     writers[name] = stack.enter_context(writer)
@@ -127,16 +127,23 @@ class Write(CorpusStep):
 
 @dataclass(eq=False, repr=False)
 class ReadShards(CorpusStep):
-    """The documents that `Write` wrote: in the same task of an earlier phase, or in all of its tasks."""
+    """The documents that `Write` wrote for `splits`: in the same task of an earlier phase, or in all of its tasks.
+
+    The split stands in the metadata.
+    """
 
     folder: Path
+    splits: tuple[str, ...] = ("whole",)
     all_tasks: bool = False
     name = "read shards"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Passing]:
         pattern = "*-*.parquet" if self.all_tasks else f"{rank:05d}-*.parquet"
-        for number, document in enumerate(read_documents(self.folder, pattern)):
-            yield to_passing(document, f"{rank}/{number}")
+        for split in self.splits:
+            for number, document in enumerate(read_documents(self.folder / split, pattern)):
+                passing = to_passing(document, f"{rank}/{split}/{number}")
+                passing.metadata["split"] = split
+                yield passing
 
 
 @dataclass(eq=False, repr=False)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.corpus.bpe import Sampler, arbitrary_texts, round_trip_failures
-from pipeline.corpus.shards import parquet_rows, shard_files, text_bytes
+from pipeline.corpus.shards import parquet_batches, shard_files, text_bytes
 from pipeline.corpus.tokens import TokenShards, text_encoder
 
 if TYPE_CHECKING:
@@ -176,9 +176,10 @@ def load_others(names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
 def _labelled(folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     """Texts with their language and their domain: the host of the URL, or else the name of the source."""
     for path in shard_files(folder):
-        for row in parquet_rows(path, ("text", "language", "url", "source")):
-            domain = urlsplit(row.get("url") or "").hostname or Path(row.get("source") or "unknown").name
-            yield row["text"], (row.get("language") or "unknown", domain)
+        for batch in parquet_batches(path, ("text", "language", "url", "source")):
+            for row in batch.to_pylist():
+                domain = urlsplit(row.get("url") or "").hostname or Path(row.get("source") or "unknown").name
+                yield row["text"], (row.get("language") or "unknown", domain)
 
 
 def _nothing() -> np.ndarray:

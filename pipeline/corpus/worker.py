@@ -9,7 +9,8 @@ def start_server(settings: CorpusSettings) -> None:
     from multiprocess.forkserver import ensure_running
 
     if settings.executor == "local" and settings.workers != 1:
-        words = settings.deduplicate == "minhash" or any(getattr(settings, name) for name in FILTERS_OF_WORDS)
+        compared = settings.deduplicate == "minhash" or settings.compares_held_out
+        words = compared or any(getattr(settings, name) for name in FILTERS_OF_WORDS)
         # pyarrow imports pandas as soon as it makes an array of Python objects
         modules = ["pipeline.corpus.phases", library(settings.extractor), "pandas"]
         modules += ["pipeline.corpus.words"] if words else []

@@ -149,4 +149,4 @@ def _train(recipe: Recipe, directory: Any) -> None:
     session.check_launch(trainer)
     trainer.add_callback(samples_callback(recipe, tokenizer, directory, chat=has_turn_marks(tokenizer), tools=tools))
     facts = data.facts_of(train) | decontamination
-    session.train(trainer, directory, recipe, context=args.max_length or 1024, base=source, facts=facts)
+    session.train(trainer, directory, recipe, context=args.max_length or trainer.longest, base=source, facts=facts)
