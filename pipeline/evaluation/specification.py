@@ -9,6 +9,8 @@ A recipe says, in YAML:
         max_new_tokens: 24
         few_shot: 4                                              # rows that a base model is shown first
         few_shot_path: runs/demo/world/evaluations/few_shot_facts.jsonl
+
+An entry with `suite` instead names public benchmarks: `pipeline.evaluation.benchmarks.specification`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any
 import yaml
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.benchmarks import specification as suites
+from pipeline.evaluation.benchmarks.specification import Benchmark
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,12 @@ def check_evaluations(value: Any, *, exists: Callable[[str], bool] | None = None
         evaluations = read_evaluations(value)
     except PipelineError as error:
         return [str(error)]
-    exists = exists or (lambda path: Path(path).is_file())
+    exists = exists or (lambda path: Path(path).exists())
     complaints: list[str] = []
     for name, specification in evaluations.items():
+        if _is_suite(specification):
+            complaints.extend(f"evaluations.{name}{one}" for one in suites.complaints(specification, exists))
+            continue
         complaints.extend(f"evaluations.{name}{complaint}" for complaint in _complaints(specification))
         if isinstance(specification, dict):
             complaints.extend(
@@ -171,7 +178,9 @@ def check_evaluations(value: Any, *, exists: Callable[[str], bool] | None = None
 
 
 def count_questions(evaluations: dict[str, Any]) -> int | None:
-    """Questions in all, None where a file is not there yet."""
+    """Questions in all, None where a file is not there yet, or a benchmark's rows are not looked at."""
+    if any(_is_suite(specification) for specification in evaluations.values()):
+        return None
     paths = [Path(str(specification["path"])) for specification in evaluations.values()]
     if not all(path.is_file() for path in paths):
         return None
@@ -180,8 +189,15 @@ def count_questions(evaluations: dict[str, Any]) -> int | None:
     return sum(count if limit is None else min(count, limit) for count, limit in zip(counts, limits, strict=True))
 
 
-def load_evaluations(value: Any) -> dict[str, Evaluation]:
-    """The evaluations, each with every row of its files looked at.
+def hub_datasets(value: Any) -> dict[str, str]:
+    """{"ENTRY.BENCHMARK": "DATASET, DATASET"} of what the evaluations read from the hub."""
+    entries = {name: one for name, one in read_evaluations(value).items() if _is_suite(one)}
+    found = [benchmark for name, one in entries.items() for benchmark in suites.benchmarks_of(name, one).values()]
+    return {one.key: ", ".join(one.datasets()) for one in found if one.datasets()}
+
+
+def load_evaluations(value: Any) -> dict[str, Evaluation | Benchmark]:
+    """The evaluations, each with every row of its files looked at; a suite's benchmarks one by one, as the recipe names them.
 
     Raises:
         PipelineError: lists everything that is wrong, over all evaluations.
@@ -189,8 +205,12 @@ def load_evaluations(value: Any) -> dict[str, Evaluation]:
     complaints = check_evaluations(value)
     if complaints:
         raise PipelineError("\n".join(complaints))
-    evaluations = {name: Evaluation(**specification) for name, specification in read_evaluations(value).items()}
-    for name, evaluation in evaluations.items():
+    evaluations: dict[str, Evaluation | Benchmark] = {}
+    for name, specification in read_evaluations(value).items():
+        if _is_suite(specification):
+            evaluations |= suites.benchmarks_of(name, specification)
+            continue
+        evaluation = evaluations[name] = Evaluation(**specification)
         for read in (questions, few_shot_rows):
             try:
                 read(evaluation)
@@ -248,8 +268,10 @@ def read_examples(path: str, count: int, evaluation: Evaluation | None = None) -
     return examples
 
 
-def data_hash(evaluation: Evaluation) -> str:
-    """SHA-256 over the files that the evaluation reads."""
+def data_hash(evaluation: Evaluation | Benchmark) -> str:
+    """SHA-256 over the files that the evaluation reads; of a benchmark's hub datasets their names."""
+    if isinstance(evaluation, Benchmark):
+        return evaluation.data_hash()
     digest = hashlib.sha256(Path(evaluation.path).read_bytes())
     if evaluation.few_shot_path is not None and evaluation.few_shot:
         digest.update(Path(evaluation.few_shot_path).read_bytes())
@@ -315,6 +337,10 @@ def _read_rows(path: Path, evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _prompt_text(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+
+
+def _is_suite(specification: Any) -> bool:
+    return isinstance(specification, dict) and "suite" in specification
 
 
 def _complaints(specification: Any) -> list[str]:
