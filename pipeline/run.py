@@ -39,7 +39,7 @@ def run_folder(
         overrides: `--key value` words, applied to every stage that knows the key.
         seed: Seed of every stage.
         output: Folder to write the run to, instead of the recipes' own.
-        until: The last stage to run.
+        until: The last recipe to run: the name of its file, or else of its stage.
         accelerate: Accelerate config for the training stages.
         overwrite: Move what an earlier run wrote aside.
         controls: Run the controls of every `grpo` recipe after it; their recipes are written beside their directories.
@@ -54,14 +54,7 @@ def run_folder(
         folder, overrides, seed=seed, output=output, world_size=_processes(accelerate), controls=controls
     )
     if until is not None:
-        if until not in [recipe.stage for recipe in recipes]:
-            raise PipelineError(
-                f"--until {until}: {folder} has the stages {', '.join(recipe.stage for recipe in recipes)}."
-            )
-        last = max(i for i, recipe in enumerate(recipes) if recipe.stage == until and not _derived(recipe))
-        while last + 1 < len(recipes) and _derived(recipes[last + 1]):
-            last += 1
-        recipes = recipes[: last + 1]
+        recipes = up_to(recipes, until)
     keep_plan(recipes, _processes(accelerate))
     started = time.monotonic()
     for number, recipe in enumerate(recipes, 1):
@@ -79,6 +72,22 @@ def run_folder(
         print(f"{recipe.stage}  done in {time.monotonic() - begun:.0f} s", flush=True)
     _summary(recipes, time.monotonic() - started)
     return 0
+
+
+def up_to(recipes: Sequence[stages.Recipe], until: str) -> list[stages.Recipe]:
+    """The recipes up to the last one whose file has that name, or else whose stage has it, with the controls of that one.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    own = [recipe for recipe in recipes if not _derived(recipe)]
+    found = [one for one in own if one.path.stem == until] or [one for one in own if one.stage == until]
+    if not found:
+        raise PipelineError(f"--until {until}: there are {', '.join(recipe.path.stem for recipe in own)}.")
+    last = recipes.index(found[-1])
+    while last + 1 < len(recipes) and _derived(recipes[last + 1]):
+        last += 1
+    return list(recipes[: last + 1])
 
 
 def _derived(recipe: stages.Recipe) -> bool:

@@ -9,6 +9,7 @@ from fakes import write
 from pipeline import stages
 from pipeline.errors import PipelineError
 from pipeline.recipe import RecipeError
+from pipeline.run import up_to
 
 GROW = """
 from dataclasses import dataclass
@@ -110,6 +111,17 @@ def test_folders_below_are_parts_of_the_run_and_runs_of_their_own(kitchen):
     moved = stages.load_folder("r", output="y")
     assert [str(recipe.output_dir) for recipe in moved] == ["y/crop", "y/late/crop", "y/late/meal"]
     assert moved[2].arguments.food == "y/late/crop"
+
+
+def test_a_run_ends_with_the_file_of_a_name_or_else_with_the_last_recipe_of_a_stage(kitchen):
+    write(kitchen / "r/cook.yaml", "food: runs/x/crop\noutput_dir: runs/x/meal")
+    write(kitchen / "r/dinner.yaml", "stage: cook\nfood: runs/x/meal\noutput_dir: runs/x/dinner")
+    write(kitchen / "r/field.yaml", "stage: grow\noutput_dir: runs/x/crop")
+    recipes = stages.load_folder("r")
+    for until, last in (("field", "field"), ("grow", "field"), ("cook", "cook"), ("dinner", "dinner")):
+        assert up_to(recipes, until)[-1].path.stem == last
+    with pytest.raises(PipelineError, match="--until lunch: there are field, cook, dinner"):
+        up_to(recipes, "lunch")
 
 
 def test_a_cycle_a_clash_and_a_missing_producer_are_all_listed(kitchen):

@@ -28,17 +28,19 @@ class Recorder(LogitsProcessor):
     def __init__(self, temperature: float):
         self.temperature = temperature
         self.drawn: list[torch.Tensor] = []
-        self._before: torch.Tensor | None = None
+        self._before: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.take(input_ids[:, -1])
-        self._before = (scores.float() / self.temperature).log_softmax(-1)
+        logits = scores if self.temperature == 1 else scores / self.temperature
+        self._before = logits, logits.logsumexp(-1)
         return scores
 
     def take(self, tokens: torch.Tensor) -> None:
         """Note the tokens, shape (rows,), that were drawn from the logits seen last."""
         if self._before is not None:
-            self.drawn.append(self._before.gather(1, tokens[:, None])[:, 0])
+            logits, total = self._before
+            self.drawn.append(logits.gather(1, tokens[:, None])[:, 0] - total)
 
 
 class OffPolicy:
