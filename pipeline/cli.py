@@ -129,7 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     comparison = command("compare", "evaluated checkpoints or runs side by side, with paired tests", _compare)
     comparison.add_argument("paths", nargs="+", metavar="PATH", help="a checkpoint, or a folder of a run")
     comparison.add_argument("--evaluations", metavar="FILE", help="ask every checkpoint the evaluations of this recipe")
-    comparison.add_argument("--judge", help="rate them by a judge: a reward, a reward model, or a dotted path")
+    comparison.add_argument(
+        "--judge", help="rate them by a judge: a model's address, a reward model, a reward, a dotted path"
+    )
+    comparison.add_argument("--judge_model", default="default", metavar="NAME", help="the model's name at that address")
     comparison.add_argument("--prompts", metavar="FILE", help="JSONL of what the judged answers are answers to")
     comparison.add_argument("--limit", type=int, default=200, help="of so many prompts (default 200)")
     comparison.add_argument("--max_new_tokens", type=int, default=256, help="of a judged answer (default 256)")
@@ -273,6 +276,7 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
                 [checkpoint for path in options.paths for checkpoint in checkpoints_in(path)],
                 options.prompts,
                 options.judge,
+                judge_model=options.judge_model,
                 limit=options.limit,
                 max_new_tokens=options.max_new_tokens,
                 output=options.output,

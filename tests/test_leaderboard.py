@@ -5,6 +5,7 @@ import math
 
 import pytest
 from conftest import command, write_jsonl, write_recipe
+from endpoint import serving
 
 from pipeline.alignment.leaderboard import leaderboard, ratings, verdict_of
 from pipeline.errors import PipelineError
@@ -70,6 +71,25 @@ def test_a_judge_that_scores_a_judge_that_compares_and_one_that_contradicts_itse
     assert verdict_of("someones_judges.FirstIsBest")(prompts, first, second) == [0, 0, 0]
     with pytest.raises(PipelineError, match="someones_judges.nobody"):
         verdict_of("someones_judges.nobody")
+
+
+def test_a_model_behind_an_address_is_asked_in_both_orders():
+    def answer(question, n, times):
+        a, b = (question.split(f"[Answer {side}]\n")[1].split("\n[End")[0] for side in "AB")
+        if "silent" in (a, b):
+            return ["Who knows."]
+        return ["Better: A" if a == "good" or "vain" in (a, b) else "Better: B" if b == "good" else "Better: tie"]
+
+    with serving(answer) as server:
+        verdict = verdict_of(f"judge:{server.url}", "grader")
+        found = verdict(["?"] * 5, ["good", "bad", "bad", "vain", "silent"], ["bad", "good", "poor", "other", "good"])
+    assert found == [1, -1, 0, 0, None]  # who prefers the first place prefers neither answer
+    assert len(server.requests) == 10 and {one["body"]["model"] for one in server.requests} == {"grader"}
+
+
+def test_what_was_not_decided_counts_for_neither():
+    decided, open_too = ratings(2, {(0, 1): [1, 1, -1]}), ratings(2, {(0, 1): [1, None, 1, None, -1]})
+    assert [one["value"] for one in open_too] == pytest.approx([one["value"] for one in decided])
 
 
 @pytest.mark.slow

@@ -42,11 +42,12 @@ def test_trackio_keeps_a_run_on_this_machine(tmp_path, tiny_world, monkeypatch):
 
 @pytest.mark.slow
 def test_wandb_stays_offline_and_in_the_stage(tmp_path, tiny_world, monkeypatch):
-    pytest.importorskip("wandb", reason="no wandb here")
+    wandb = pytest.importorskip("wandb", reason="no wandb here")
     for name in ("WANDB_PROJECT", "WANDB_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     stage.run(load_recipe(sft_recipe(tmp_path / "run" / "sft.yaml", tiny_world, report_to=["wandb"])))
+    wandb.finish()  # at the end of the process, else
     (kept,) = (tmp_path / "run" / "sft" / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"train/loss" in kept.read_bytes()
 

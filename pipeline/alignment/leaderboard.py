@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from typing import Any
 import numpy as np
 
 from pipeline.alignment.judge import as_messages, find_judge, judged, read_prompts
+from pipeline.endpoint import Endpoint
 from pipeline.errors import PipelineError
 from pipeline.evaluation.generation import generate, render_prompt
 from pipeline.evaluation.loading import load_checkpoint
+from pipeline.evaluation.pairwise import compare_answers
 from pipeline.manifest import dump, read_manifest, write_atomically
 
-Verdict = Callable[[list[Any], list[str], list[str]], list[int]]
+Verdict = Callable[[list[Any], list[str], list[str]], list[int | None]]
 
 MEAN = 1000.0
 _POINTS = 400 / np.log(10)  # the scale of Elo: 400 points are odds of ten to one
 _DRAWS = 1_000
+_WORTH = (("wins", 1), ("ties", 0), ("losses", -1), ("undecided", None))
+_ADDRESS = re.compile(r"(?:judge:)?(https?://\S+)")
 
 
 def leaderboard(
@@ -28,6 +33,7 @@ def leaderboard(
     prompts: str,
     judge: str,
     *,
+    judge_model: str = "default",
     limit: int = 200,
     max_new_tokens: int = 256,
     temperature: float = 1.0,
@@ -39,13 +45,13 @@ def leaderboard(
     Args:
         checkpoints: stage directories, Hugging Face directories or hub ids.
         prompts: JSONL file of rows with `prompt`.
-        judge: what `verdict_of` takes.
+        judge, judge_model: what `verdict_of` takes.
         limit: of the prompts, so many from the first on.
         output: receives `leaderboard.json`, and every answer with its verdicts in `leaderboard.jsonl`.
 
     Returns:
         `ratings`: {CHECKPOINT: {value, low, high}}, best first, their mean being 1000; `pairs`: for each two of them `wins`,
-        `ties` and `losses` of the first.
+        `ties` and `losses` of the first, and what the judge left `undecided`.
 
     Raises:
         PipelineError: fewer than two checkpoints, no such judge, no prompts.
@@ -53,7 +59,7 @@ def leaderboard(
     names = [str(checkpoint) for checkpoint in checkpoints]
     if len(set(names)) < 2:
         raise PipelineError(f"{len(set(names))} checkpoint given: a judge needs two different ones at least.")
-    verdict, asked = verdict_of(judge), read_prompts(prompts, limit)
+    verdict, asked = verdict_of(judge, judge_model), read_prompts(prompts, limit)
     answers = {}
     for name in names:
         loaded = load_checkpoint(name)
@@ -73,8 +79,7 @@ def leaderboard(
         "prompts": len(asked),
         "ratings": {names[i]: found[i] for i in order},
         "pairs": [
-            {"first": names[i], "second": names[j]}
-            | {word: verdicts.count(value) for word, value in (("wins", 1), ("ties", 0), ("losses", -1))}
+            {"first": names[i], "second": names[j]} | {word: verdicts.count(value) for word, value in _WORTH}
             for (i, j), verdicts in pairs.items()
         ],
     }
@@ -83,28 +88,32 @@ def leaderboard(
     return result
 
 
-def verdict_of(judge: str) -> Verdict:
-    """A function of prompts and two answers to each: 1 where the first is preferred, -1 the second, 0 neither.
+def verdict_of(judge: str, model: str = "default") -> Verdict:
+    """A function of prompts and two answers to each: 1 where the first is preferred, -1 the second, 0 neither, None undecided.
 
     Args:
-        judge: a reward function by name or dotted path (`judge:URL` asks a language model), the directory of a reward
-            model, or the dotted path of a pairwise judge with the method `judge(prompts, pairs)` of TRL's judges. One that
-            compares is asked in both orders, and contradicts itself at the cost of a tie; one that scores an answer by
-            itself sees no order.
+        judge: the address of a language model that speaks OpenAI's chat completions (`http://localhost:8000/v1`), a reward
+            function by name or dotted path, the directory of a reward model, or the dotted path of a pairwise judge with
+            the method `judge(prompts, pairs)` of TRL's judges. One that compares is asked in both orders, and contradicts
+            itself at the cost of a tie; one that scores an answer by itself sees no order.
+        model: The model's name at an address; its key is taken from OPENAI_API_KEY.
     """
+    address = _ADDRESS.fullmatch(judge)
+    if address is not None:
+        return _by_endpoint(address[1], model)
     if Path(judge).is_dir():
         from pipeline.training.reward_model import RewardModel
 
         if (Path(judge) / "manifest.json").is_file() and read_manifest(judge).get("kind") != "reward":
             raise PipelineError(f"judge: {judge} holds a {read_manifest(judge).get('kind')}, expected a reward model.")
-        model = RewardModel(judge)
-        return _by_score(lambda prompts, answers: list(model(prompts, answers)))
+        scores = RewardModel(judge)
+        return _by_score(lambda prompts, answers: list(scores(prompts, answers)))
     pairwise = _pairwise(judge)
     if pairwise is None:
         reward = find_judge(judge)
         return _by_score(lambda prompts, answers: judged(reward, prompts, answers))
 
-    def both_orders(prompts: list[Any], first: list[str], second: list[str]) -> list[int]:
+    def both_orders(prompts: list[Any], first: list[str], second: list[str]) -> list[int | None]:
         chosen = pairwise(prompts, [list(pair) for pair in zip(first, second, strict=True)])
         swapped = pairwise(prompts, [list(pair) for pair in zip(second, first, strict=True)])
         return [1 if (a, b) == (0, 1) else -1 if (a, b) == (1, 0) else 0 for a, b in zip(chosen, swapped, strict=True)]
@@ -112,7 +121,7 @@ def verdict_of(judge: str) -> Verdict:
     return both_orders
 
 
-def ratings(players: int, pairs: Mapping[tuple[int, int], Sequence[int]]) -> list[dict[str, float]]:
+def ratings(players: int, pairs: Mapping[tuple[int, int], Sequence[int | None]]) -> list[dict[str, float]]:
     """Bradley-Terry ratings on Elo's scale with intervals of a Bayesian bootstrap over prompts: {value, low, high}.
 
     A tie is half a win of each (as in Chatbot Arena, Chiang et al. 2024). Two prompts are added, on one of which the first of
@@ -120,17 +129,19 @@ def ratings(players: int, pairs: Mapping[tuple[int, int], Sequence[int]]) -> lis
 
     Args:
         players: How many.
-        pairs: For two players the verdicts on all prompts, 1, 0 or -1 from the first one's view, prompts in one order.
+        pairs: For two players the verdicts on all prompts, 1, 0 or -1 from the first one's view, prompts in one order; what
+            is None counts for neither.
     """
-    verdicts = np.array([[*found, 1, -1] for found in pairs.values()], dtype=float)  # (pairs, prompts + 2)
+    verdicts = np.array([[*found, 1, -1] for found in pairs.values()], dtype=float)  # (pairs, prompts + 2), None is nan
+    won, lost = (np.nan_to_num((1 + side * verdicts) / 2) for side in (1, -1))
     first, second = np.array(list(pairs)).T
     n = verdicts.shape[1]
     # Rubin, Annals of Statistics 9, 1981: weights in place of resamples, none of them 0.
     drawn = np.random.default_rng(0).dirichlet(np.ones(n), _DRAWS)
     weights = np.vstack((np.full((1, n), 1 / n), drawn))
     wins = np.zeros((len(weights), players, players))
-    wins[:, first, second] = weights @ (1 + verdicts.T) / 2
-    wins[:, second, first] = weights @ (1 - verdicts.T) / 2
+    wins[:, first, second] = weights @ won.T
+    wins[:, second, first] = weights @ lost.T
     found = MEAN + _POINTS * _bradley_terry(wins)
     low, high = np.quantile(found[1:], (0.025, 0.975), axis=0)
     return [
@@ -156,8 +167,17 @@ def _bradley_terry(wins: np.ndarray, steps: int = 2_000, tolerance: float = 1e-7
     return np.log(updated)
 
 
+def _by_endpoint(address: str, model: str) -> Verdict:
+    def verdict(prompts: list[Any], first: list[str], second: list[str]) -> list[int | None]:
+        with Endpoint(address, model, key_variable="OPENAI_API_KEY") as endpoint:
+            worths, _ = compare_answers(endpoint, prompts, first, second)
+        return [None if worth is None else int(2 * worth - 1) for worth in worths]
+
+    return verdict
+
+
 def _by_score(score: Callable[[list[Any], list[Any]], list[float]]) -> Verdict:
-    def verdict(prompts: list[Any], first: list[str], second: list[str]) -> list[int]:
+    def verdict(prompts: list[Any], first: list[str], second: list[str]) -> list[int | None]:
         asked = [as_messages(prompt) for prompt in prompts]
         scores = [score(asked, [as_messages(None, text) for text in answers]) for answers in (first, second)]
         return [int(a > b) - int(a < b) for a, b in zip(*scores, strict=True)]
@@ -183,7 +203,7 @@ def _keep(
     result: dict[str, Any],
     prompts: list[Any],
     answers: dict[str, list[str]],
-    pairs: dict[tuple[str, str], list[int]],
+    pairs: dict[tuple[str, str], list[int | None]],
 ) -> None:
     import json
 
@@ -211,6 +231,7 @@ def leaderboard_text(found: dict[str, Any]) -> str:
     ]
     lines += [
         f"  {one['first']} against {one['second']}: {one['wins']} won, {one['ties']} tied, {one['losses']} lost"
+        + (f", {one['undecided']} undecided" if one["undecided"] else "")
         for one in found["pairs"]
     ]
     return "\n".join(lines)

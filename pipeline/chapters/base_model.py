@@ -5,6 +5,7 @@ A base model is asked as it can answer, with a text to complete or a page of exa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, majority_baseline, rate, say
@@ -86,7 +87,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "shots_gain": difference(shots[0], shots[max(SHOTS)]),
         "majority_baseline": majority_baseline(completions),
         "slope_of_doubling": slope_interval(
-            [row["mentions"].bit_length() for row in mentions], [row["correct"] for row in mentions]
+            [math.log2(row["mentions"]) for row in mentions], [row["correct"] for row in mentions]
         ),
     }
     text = [

@@ -56,7 +56,8 @@ def question_files(names: str | Sequence[str] | None, moved: tuple[Path, Path] |
         sets = list(evaluations.values()) if isinstance(evaluations, dict) else [None]
         if not evaluations or not all(isinstance(one, dict) and "path" in one for one in sets):
             raise PipelineError(
-                f"decontaminate: {name} names no `evaluations` with paths; expected a recipe that does."
+                f"decontaminate: {name} names no `evaluations` with paths; expected a recipe that does. The questions of a "
+                f"suite of benchmarks are not in the recipe: name JSONL files of them instead."
             )
         for label, one in (reroot(evaluations, *moved) if moved else evaluations).items():
             found.append(QuestionFile(label, one["path"], one.get("prompt_column", "prompt")))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.benchmarks.specification import Benchmark
 from pipeline.evaluation.measure import answer_rows, figures
 from pipeline.evaluation.specification import Evaluation, data_hash, few_shot_rows, load_evaluations, questions
 from pipeline.manifest import MANIFEST, dump, read_manifest, sha256, write_atomically
@@ -65,36 +66,23 @@ def run_evaluations(
     results = read_results(directory)
     for name in pending(loaded, directory, fingerprint):
         started = time.perf_counter()
-        evaluation, rows = loaded[name], questions(loaded[name])
-        examples = few_shot_rows(evaluation)
-        tools = _tools(evaluation, tokenizer, name, chat=chat)
-        prompts = _prompts(evaluation, tokenizer, rows, name, chat=chat, examples=examples, tools=tools)
-        mine = list(range(rank, len(rows), ranks))
-        answered = answer_rows(
-            evaluation,
-            model,
-            tokenizer,
-            [rows[i] for i in mine],
-            [prompts[i] for i in mine],
-            chat=chat,
-            examples=examples,
-            batch_size=batch_size,
-            seed=rank,
-            tools=tools,
-        )
-        if ranks > 1:
-            from accelerate.utils import gather_object
+        evaluation = loaded[name]
+        if isinstance(evaluation, Benchmark):
+            from pipeline.evaluation.benchmarks.run import run_benchmark
 
-            numbered = gather_object(list(zip(mine, answered, strict=True)))
-            answered = [row for _, row in sorted(numbered, key=lambda pair: pair[0])]
-        results[name] = figures(evaluation, answered)
+            answered, results[name] = run_benchmark(
+                evaluation, model, tokenizer, chat=chat, batch_size=batch_size, shared=ranks > 1
+            )
+            first_prompt = answered[0]["prompt"] if answered else None
+        else:
+            answered, first_prompt = _ask(
+                evaluation, name, model, tokenizer, chat=chat, batch_size=batch_size, rank=rank, ranks=ranks
+            )
+            results[name] = figures(evaluation, answered)
         if main:
-            provenance = _provenance(evaluation, fingerprint) | {
-                "kind": kind,
-                "first_prompt": prompts[0],
-                "seconds": round(time.perf_counter() - started, 2),
-            }
-            keep(directory, name, answered, results[name], provenance)
+            seconds = round(time.perf_counter() - started, 2)
+            facts = {"kind": kind, "first_prompt": first_prompt, "seconds": seconds}
+            keep(directory, name, answered, results[name], _provenance(evaluation, fingerprint) | facts)
     if accelerator is not None:
         accelerator.wait_for_everyone()
     return {name: results[name] for name in loaded}
@@ -114,7 +102,8 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: a stage directory, a Hugging Face model directory, or a hub id.
-        evaluations: as in a recipe: a mapping, or the path of a YAML file.
+        evaluations: as in a recipe: a mapping, or the path of a YAML file. Benchmarks whose rows cannot be loaded are
+            named at the end, and left out.
         kind: "base" to have text continued, anything else to ask in the chat template; by default as the checkpoint says.
         directory: where results go; by default into the checkpoint's own directory.
     """
@@ -125,6 +114,8 @@ def evaluate_checkpoint(
     directory = Path(directory or checkpoint)
     evaluations = load_evaluations(evaluations)
     fingerprint = model_fingerprint(checkpoint) if Path(checkpoint).is_dir() else None
+    asked, missing = evaluations, _without_rows(evaluations, pending(evaluations, directory, fingerprint))
+    evaluations = {name: evaluation for name, evaluation in asked.items() if name not in missing}
     if pending(evaluations, directory, fingerprint):
         loaded = load_checkpoint(checkpoint, kind=kind, device=state.device)
         results = run_evaluations(
@@ -140,9 +131,44 @@ def evaluate_checkpoint(
     else:
         found = read_results(directory)
         results = {name: found[name] for name in evaluations}
+    results |= _cores(asked, results, directory, fingerprint, write=state.is_main_process)
     if state.is_main_process:
-        print(f"{checkpoint}\n{format_results(results)}", flush=True)
+        lines = [f"{checkpoint}", format_results(results), *(f"  {reason}" for reason in missing.values())]
+        print("\n".join(line for line in lines if line), flush=True)
     return results
+
+
+def _without_rows(evaluations: dict[str, Any], waiting: list[str]) -> dict[str, str]:
+    """Benchmarks that cannot be run now, with the reason: the others are not lost for it, nor is a model loaded in vain."""
+    reasons = {}
+    for name in waiting:
+        if isinstance(evaluations[name], Benchmark):
+            from pipeline.evaluation.benchmarks.run import load_tasks
+
+            try:
+                load_tasks(evaluations[name])
+            except PipelineError as error:
+                reasons[name] = str(error)
+    return reasons
+
+
+def _cores(
+    evaluations: dict[str, Any], results: Results, directory: Path, fingerprint: str | None, *, write: bool
+) -> Results:
+    """`ENTRY.core` of each suite whose benchmarks name what guessing reaches and are all there."""
+    asked = {name: one for name, one in evaluations.items() if isinstance(one, Benchmark)}
+    if not asked or not write:
+        return {}
+    from pipeline.evaluation.benchmarks.run import core
+
+    found = {}
+    for entry in dict.fromkeys(name.rpartition(".")[0] for name in asked):
+        mean = core({name: one for name, one in asked.items() if name.rpartition(".")[0] == entry}, results)
+        if mean is not None:
+            found[f"{entry}.core"] = mean
+            provenance = {"model": fingerprint, "data": "", "specification": {"of": sorted(asked)}}
+            keep(directory, f"{entry}.core", [], mean, provenance)
+    return found
 
 
 def pending(evaluations: Any, directory: str | Path, fingerprint: str | None) -> list[str]:
@@ -215,6 +241,34 @@ def _percent(rate: float, interval: dict[str, Any]) -> str:
     return f"{100 * rate:5.1f} %  [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
+def _ask(
+    evaluation: Evaluation, name: str, model: Any, tokenizer: Any, *, chat: bool, batch_size: int, rank: int, ranks: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Every row with what the model made of it, gathered from all ranks, and the first prompt as it was rendered."""
+    rows, examples = questions(evaluation), few_shot_rows(evaluation)
+    tools = _tools(evaluation, tokenizer, name, chat=chat)
+    prompts = _prompts(evaluation, tokenizer, rows, name, chat=chat, examples=examples, tools=tools)
+    mine = list(range(rank, len(rows), ranks))
+    answered = answer_rows(
+        evaluation,
+        model,
+        tokenizer,
+        [rows[i] for i in mine],
+        [prompts[i] for i in mine],
+        chat=chat,
+        examples=examples,
+        batch_size=batch_size,
+        seed=rank,
+        tools=tools,
+    )
+    if ranks > 1:
+        from accelerate.utils import gather_object
+
+        numbered = gather_object(list(zip(mine, answered, strict=True)))
+        answered = [row for _, row in sorted(numbered, key=lambda pair: pair[0])]
+    return answered, prompts[0]
+
+
 def _prompts(
     evaluation: Evaluation,
     tokenizer: Any,
@@ -256,13 +310,15 @@ def _tools(evaluation: Evaluation, tokenizer: Any, name: str, *, chat: bool) -> 
     return resolve(evaluation.tools)
 
 
-def _loaded(evaluations: Any) -> dict[str, Evaluation]:
-    if isinstance(evaluations, dict) and all(isinstance(value, Evaluation) for value in evaluations.values()):
+def _loaded(evaluations: Any) -> dict[str, Evaluation | Benchmark]:
+    if isinstance(evaluations, dict) and all(
+        isinstance(value, Evaluation | Benchmark) for value in evaluations.values()
+    ):
         return evaluations
     return load_evaluations(evaluations)
 
 
-def _provenance(evaluation: Evaluation, fingerprint: str | None) -> dict[str, Any]:
+def _provenance(evaluation: Evaluation | Benchmark, fingerprint: str | None) -> dict[str, Any]:
     # The questions count by content, so that a run folder may be moved.
     settings = {key: value for key, value in evaluation.as_dict().items() if key not in ("path", "few_shot_path")}
     return {"model": fingerprint, "data": data_hash(evaluation), "specification": settings}

@@ -67,6 +67,7 @@ def answer_rows(
         from pipeline.evaluation.thinking import generate_within
 
         write = generate if evaluation.think_budget is None else generate_within(evaluation.think_budget)
+        settings |= {"certainty": True} if evaluation.certainty else {}
         completions = write(model, tokenizer, list(prompts), **settings)
     if evaluation.think == "on":  # what the prompt opened belongs to what was written
         completions = [replace(one, text=f"<think>\n{one.text}") for one in completions]
@@ -79,6 +80,7 @@ def answer_rows(
         outcomes = [
             {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)}
             | {"tokens": len(one.token_ids)}
+            | ({} if one.certainty is None else {"certainty": one.certainty})
             | (turns[place] if turns else {})
             for place, one in enumerate(completions[number * samples : (number + 1) * samples], number * samples)
         ]
@@ -95,23 +97,33 @@ def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
     says how long they are, and, judged by a verifier, `pipeline.evaluation.self_checks.effects` what looking back did.
     """
     if evaluation.scorer == "bits_per_byte":
-        return {"n": len(answered)} | _ratio([row["bits"] for row in answered], [row["bytes"] for row in answered])
+        return {"n": len(answered)} | ratio_interval(
+            [row["bits"] for row in answered], [row["bytes"] for row in answered]
+        )
     if evaluation.scorer == "choice":
         return counts([row["correct"] for row in answered])
     if evaluation.samples == 1:
         return counts([row["correct"] for row in answered]) | _of_texts(evaluation, answered)
-    outcomes = [[bool(one["correct"]) for one in row["samples"]] for row in answered]
+    found = sampled_figures([[bool(one["correct"]) for one in row["samples"]] for row in answered])
+    for k in _powers(evaluation.samples):
+        if k > 2 or k == evaluation.samples:  # of two votes each is a majority
+            votes = [majority_of(k, evaluation.scorer, row["samples"]) for row in answered]
+            found[f"majority@{k}"] = mean_interval(votes)
+    return found | _of_texts(evaluation, answered)
+
+
+def sampled_figures(outcomes: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """Of several answers to each question, right or wrong: their mean share, pass@k, and intervals over questions."""
     shares = [fmean(one) for one in outcomes]
     low, high = bootstrap_interval(shares)
+    samples = len(outcomes[0])
     found: dict[str, Any] = {
-        "n": len(answered), "samples": evaluation.samples, "correct": sum(map(sum, outcomes)),
+        "n": len(outcomes), "samples": samples, "correct": sum(map(sum, outcomes)),
         "rate": fmean(shares), "low": low, "high": high,
     }  # fmt: skip
-    for k in _powers(evaluation.samples):
-        found[f"pass@{k}"] = _mean([pass_at_k(len(one), sum(one), k) for one in outcomes])
-        if k > 2 or k == evaluation.samples:  # of two votes each is a majority
-            found[f"majority@{k}"] = _mean([majority_of(k, evaluation.scorer, row["samples"]) for row in answered])
-    return found | _of_texts(evaluation, answered)
+    return found | {
+        f"pass@{k}": mean_interval([pass_at_k(samples, sum(one), k) for one in outcomes]) for k in _powers(samples)
+    }
 
 
 def _of_texts(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
@@ -119,7 +131,9 @@ def _of_texts(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]
     from pipeline.evaluation.generation import Completion
 
     per_row = [row.get("samples") or [row] for row in answered]
-    found: dict[str, Any] = {"mean_tokens": _mean([fmean(one["tokens"] for one in samples) for samples in per_row])}
+    found: dict[str, Any] = {
+        "mean_tokens": mean_interval([fmean(one["tokens"] for one in samples) for samples in per_row])
+    }
     if not is_verifier(evaluation.scorer):
         return found
     scorer = find_scorer(evaluation.scorer)
@@ -199,12 +213,13 @@ def _powers(samples: int) -> list[int]:
     return [k for k in (2**i for i in range(samples.bit_length())) if k < samples] + [samples]
 
 
-def _mean(values: Sequence[float]) -> dict[str, float]:
+def mean_interval(values: Sequence[float]) -> dict[str, float]:
+    """{"value", "low", "high"} of a mean over questions."""
     low, high = bootstrap_interval(values)
     return {"value": fmean(values), "low": low, "high": high}
 
 
-def _ratio(bits: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
+def ratio_interval(bits: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
     """Bits of all rows over bytes of all rows; the interval resamples rows (by linearisation of the ratio)."""
     value = sum(bits) / sum(sizes)
     mean_size = sum(sizes) / len(sizes)

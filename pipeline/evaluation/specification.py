@@ -9,6 +9,8 @@ A recipe says, in YAML:
         max_new_tokens: 24
         few_shot: 4                                              # rows that a base model is shown first
         few_shot_path: runs/demo/world/evaluations/few_shot_facts.jsonl
+
+An entry with `suite` instead names public benchmarks: `pipeline.evaluation.benchmarks.specification`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from typing import Any
 import yaml
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.benchmarks import specification as suites
+from pipeline.evaluation.benchmarks.specification import Benchmark
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Evaluation:
         are worth shows in what is lost without them.
     think: whether a chat model thinks first: as it chooses (auto), always (on) or never (off), in its chat template.
     think_budget: tokens of thought at most; then its think part is closed for it (Muennighoff et al. 2025, s1).
+    certainty: keep of each answer how probable the model found it; of greedy answers without tools.
     raw: a base model continues the prompt as it stands, instead of a page of questions and answers.
     system_prompt: system message before every question, as in training.
     first_answer: of a base model's text what follows its first stated answer is not judged, and no part of it: nothing has
@@ -69,6 +74,7 @@ class Evaluation:
     think: str = "auto"
     think_budget: int | None = None
     raw: bool = False
+    certainty: bool = False
     system_prompt: str | None = None
     first_answer: bool = False
 
@@ -80,7 +86,7 @@ class Evaluation:
         # What an evaluation without them would not look at is left out: earlier results stay up to date.
         unused = () if self.tools else ("tools", "tool_rounds")
         newer = {
-            **{"banned_words": None, "think": "auto", "think_budget": None, "raw": False},
+            **{"banned_words": None, "think": "auto", "think_budget": None, "raw": False, "certainty": False},
             **{"first_answer": False, "system_prompt": None},
         }
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
@@ -105,6 +111,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "think": ((str, bool), "auto, on or off"),
     "think_budget": ((int, type(None)), "a number of tokens"),
     "raw": ((bool,), "true or false"),
+    "certainty": ((bool,), "true or false"),
     "system_prompt": ((str, type(None)), "a text"),
     "first_answer": ((bool,), "true or false"),
 }
@@ -154,9 +161,12 @@ def check_evaluations(value: Any, *, exists: Callable[[str], bool] | None = None
         evaluations = read_evaluations(value)
     except PipelineError as error:
         return [str(error)]
-    exists = exists or (lambda path: Path(path).is_file())
+    exists = exists or (lambda path: Path(path).exists())
     complaints: list[str] = []
     for name, specification in evaluations.items():
+        if _is_suite(specification):
+            complaints.extend(f"evaluations.{name}{one}" for one in suites.complaints(specification, exists))
+            continue
         complaints.extend(f"evaluations.{name}{complaint}" for complaint in _complaints(specification))
         if isinstance(specification, dict):
             complaints.extend(
@@ -168,7 +178,9 @@ def check_evaluations(value: Any, *, exists: Callable[[str], bool] | None = None
 
 
 def count_questions(evaluations: dict[str, Any]) -> int | None:
-    """Questions in all, None where a file is not there yet."""
+    """Questions in all, None where a file is not there yet, or a benchmark's rows are not looked at."""
+    if any(_is_suite(specification) for specification in evaluations.values()):
+        return None
     paths = [Path(str(specification["path"])) for specification in evaluations.values()]
     if not all(path.is_file() for path in paths):
         return None
@@ -177,8 +189,15 @@ def count_questions(evaluations: dict[str, Any]) -> int | None:
     return sum(count if limit is None else min(count, limit) for count, limit in zip(counts, limits, strict=True))
 
 
-def load_evaluations(value: Any) -> dict[str, Evaluation]:
-    """The evaluations, each with every row of its files looked at.
+def hub_datasets(value: Any) -> dict[str, str]:
+    """{"ENTRY.BENCHMARK": "DATASET, DATASET"} of what the evaluations read from the hub."""
+    entries = {name: one for name, one in read_evaluations(value).items() if _is_suite(one)}
+    found = [benchmark for name, one in entries.items() for benchmark in suites.benchmarks_of(name, one).values()]
+    return {one.key: ", ".join(one.datasets()) for one in found if one.datasets()}
+
+
+def load_evaluations(value: Any) -> dict[str, Evaluation | Benchmark]:
+    """The evaluations, each with every row of its files looked at; a suite's benchmarks one by one, as the recipe names them.
 
     Raises:
         PipelineError: lists everything that is wrong, over all evaluations.
@@ -186,8 +205,12 @@ def load_evaluations(value: Any) -> dict[str, Evaluation]:
     complaints = check_evaluations(value)
     if complaints:
         raise PipelineError("\n".join(complaints))
-    evaluations = {name: Evaluation(**specification) for name, specification in read_evaluations(value).items()}
-    for name, evaluation in evaluations.items():
+    evaluations: dict[str, Evaluation | Benchmark] = {}
+    for name, specification in read_evaluations(value).items():
+        if _is_suite(specification):
+            evaluations |= suites.benchmarks_of(name, specification)
+            continue
+        evaluation = evaluations[name] = Evaluation(**specification)
         for read in (questions, few_shot_rows):
             try:
                 read(evaluation)
@@ -245,8 +268,10 @@ def read_examples(path: str, count: int, evaluation: Evaluation | None = None) -
     return examples
 
 
-def data_hash(evaluation: Evaluation) -> str:
-    """SHA-256 over the files that the evaluation reads."""
+def data_hash(evaluation: Evaluation | Benchmark) -> str:
+    """SHA-256 over the files that the evaluation reads; of a benchmark's hub datasets their names."""
+    if isinstance(evaluation, Benchmark):
+        return evaluation.data_hash()
     digest = hashlib.sha256(Path(evaluation.path).read_bytes())
     if evaluation.few_shot_path is not None and evaluation.few_shot:
         digest.update(Path(evaluation.few_shot_path).read_bytes())
@@ -314,6 +339,10 @@ def _prompt_text(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
+def _is_suite(specification: Any) -> bool:
+    return isinstance(specification, dict) and "suite" in specification
+
+
 def _complaints(specification: Any) -> list[str]:
     """What is wrong with one entry, each beginning with the key's place."""
     from pipeline.evaluation.scorers import scorer_names
@@ -332,7 +361,11 @@ def _complaints(specification: Any) -> list[str]:
                 complaints.append(f".{key}: found {value}, expected {expected}")
         elif key == "think" and value not in (None, True, False, *THINK_MODES):
             complaints.append(f".think: found {value!r}, expected {expected}")
-        elif key not in ("raw", "think") and isinstance(value, int) and value < (0 if key == "few_shot" else 1):
+        elif (
+            key not in ("raw", "think", "certainty")
+            and isinstance(value, int)
+            and value < (0 if key == "few_shot" else 1)
+        ):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
     scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
     if isinstance(scorer, str) and scorer not in scorer_names():
@@ -345,6 +378,9 @@ def _complaints(specification: Any) -> list[str]:
         complaints.append(
             ".think_budget: limits the thought of one completion: leave out tools, and measures of probability"
         )
+    others = ("tools", "think_budget", *(["samples"] if samples != 1 else []))
+    if specification.get("certainty") and (scorer in LIKELIHOOD or any(specification.get(key) for key in others)):
+        complaints.append(".certainty: is of one greedy answer: leave out tools, think_budget, samples and likelihoods")
     complaints.extend(f".{complaint}" for complaint in check_tools(specification.get("tools")))
     if scorer in LIKELIHOOD and specification.get("tools"):
         complaints.append(f".tools: {scorer} looks at probabilities: there is no completion that could call one")

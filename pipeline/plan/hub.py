@@ -25,7 +25,7 @@ class Hub:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-        kind = "dataset" if key.startswith("dataset") or key == "input" else "model"
+        kind = "dataset" if key.startswith(("dataset", "evaluations")) or key == "input" else "model"
         if not self.offline:
             try:
                 HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT)

@@ -44,6 +44,7 @@ class Planner:
         try:
             planned.reads += dict.fromkeys(self._reads(recipe, stage))
             planned.facts |= stage.plan(recipe)
+            self._ask_for_benchmarks(recipe)
             planned.notes += planned.facts.pop("notes", [])
             if config_name is not None:
                 self._plan_training(planned, engine_class(config_name), LENGTH[config_name])
@@ -53,6 +54,15 @@ class Planner:
             self.complaints.append(Complaint(str(recipe.path), str(error)))
         planned.put_in_order()
         self.plans.append(planned)
+
+    def _ask_for_benchmarks(self, recipe: Recipe) -> None:
+        """Whether the hub has what the recipe's suites of benchmarks read."""
+        from pipeline.evaluation.specification import hub_datasets
+
+        for name, datasets in hub_datasets(recipe.get("evaluations")).items():
+            for dataset in datasets.split(", "):
+                complaint = self.hub.ask(recipe, f"evaluations.{name}", dataset)
+                self.complaints += [complaint] if complaint else []
 
     def producer(self, path: str | None) -> StagePlan | None:
         """The plan of the recipe that writes `path`, if one before this one does."""
