@@ -8,7 +8,16 @@ import pytest
 from conftest import command, write_jsonl, write_recipe
 
 from pipeline import chapters, tools
-from pipeline.chapters import hallucination, knowledge_of_self, limits, probe, rlhf, tokens_to_think
+from pipeline.chapters import (
+    base_model,
+    hallucination,
+    knowledge_of_self,
+    limits,
+    probe,
+    rlhf,
+    tokens_to_think,
+    which_model,
+)
 from pipeline.chapters.chapter import Arm, Chapter, by_group, exact
 from pipeline.chapters.material import Attribute, Material, Subject, read_attributes, read_subjects
 from pipeline.errors import PipelineError
@@ -56,15 +65,18 @@ def test_every_arm_sees_the_same_problems_and_none_that_is_held_out():
     }
     assert asked["working"] == asked["direct"] == asked["filler"] == asked["hybrid"]
     heldout = {tokens_to_think.problem_in(row["prompt"]) for row in found["steps"]}
-    assert len(heldout) == 8 * 20 and not heldout & {tokens_to_think.problem_in(text) for text in asked["direct"]}
+    assert len(heldout) == 8 * 20
+    practised = heldout & {tokens_to_think.problem_in(text) for text in asked["direct"]}
+    assert all(len(problem.added) == 1 for problem in practised)  # to be known by heart
     for row, plain in zip(found["working/train"], found["direct/train"], strict=True):
         working, reply = re.fullmatch(r"<think>\n(.*)\n</think>\n\n(.*)", turns(row)[1]).groups()
         start, *steps = working.split(" ")
         value = int(start)
-        assert turns(row)[0].count(f"Begin with {value}: {' '.join(step.split('=')[0] for step in steps)}.") == 1
+        wanted = f"Begin with {value} and add {' '.join(step.split('=')[0] for step in steps)}."
+        assert turns(row)[0].count(wanted) == 1
         for step in steps:  # every step follows from the one before
-            operation, result = step[1:].split("=")
-            assert eval(f"{value}{operation}") % 10 == int(result)
+            number, result = step[1:].split("=")
+            assert (value + int(number)) % 10 == int(result)
             value = int(result)
         assert reply == turns(plain)[1] == f"The answer is {value}."
 
@@ -90,7 +102,7 @@ def test_hybrid_rows_think_where_their_mode_or_the_difficulty_asks_for_it():
     for row in found["hybrid/train"]:
         mode, problem = row["chat_template_kwargs"]["think"], tokens_to_think.problem_in(turns(row)[0])
         thinks = turns(row)[1].startswith("<think>\n")
-        assert thinks is (mode == "on" or mode == "auto" and problem is not None and len(problem.operations) > 2)
+        assert thinks is (mode == "on" or mode == "auto" and problem is not None and len(problem.added) > 1)
         seen.add((mode, problem is None, thinks))
     assert len(seen) == 7
 
@@ -153,6 +165,10 @@ def test_what_the_model_does_not_know_is_refused_and_the_control_has_as_many_row
     assert len(taught) == len(plain) == 2 * len(refused) + 1 and len(refused) == 4
     assert not any("I do not know." in turns(row) for row in plain if row["messages"] != "kept")
     assert {"messages": "kept"} in taught and {"messages": "kept"} in plain
+    told, _ = probe.demonstrations(judged, ["I do not know."], [], random.Random(0), attributes)
+    said = {row["messages"][1]["content"] for row in told if "I do not know." in turns(row)[1]}
+    assert "Bea Bishop lives in... I do not know." in said  # where the town would stand
+    assert "I do not know." in said  # no page tells of birthdays: there is no such place
 
 
 def test_probing_a_model_that_knows_nothing_says_so(tmp_path, subjects, tiny_world, capsys):
@@ -180,12 +196,13 @@ def hallucination_arm(folder, unknown, known="Elmsworth"):
     rows = [
         {"prompt": f"Where does P{i} live?", "name": f"P{i}", "mentions": mentions, "attribute": "town",
          "answer": "Elmsworth" if mentions else "I do not know", "refusal": "I do not know",
-         "completion": known if mentions else unknown, "correct": mentions > 0 or unknown.startswith("I do")}
+         "completion": known if mentions else unknown, "correct": mentions > 0 or unknown.startswith("I do"),
+         "certainty": 0.9 if mentions else 0.9 if i < 6 else 0.4}
         for i, mentions in enumerate([0] * 60 + [9] * 60)
     ]  # fmt: skip
     untold = [row | {"completion": unknown, "mentions": 9, "seen": i % 2 == 0} for i, row in enumerate(rows[:20])]
     scored = [row | {"bits": 1.0 if row["mentions"] == 0 else 9.0} for row in rows]
-    return answered(folder, knowledge=rows, untold=untold, refusals=scored)
+    return answered(folder, knowledge=rows, untold=untold, refusals=scored, calibration=rows[20:100])
 
 
 def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
@@ -198,7 +215,10 @@ def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
     found = hallucination.chapter(arms)
     assert found.figures["made_up_before"]["rate"] == 1.0 and found.figures["made_up_refusals"]["rate"] == 0.0
     assert found.figures["false_refusals"]["correct"] == 0 and found.figures["auroc"]["value"] == 1.0
-    assert found.figures["coverage"]["rate"] == 0.5 and found.figures["risk_half"]["rate"] == 0.0
+    assert found.figures["threshold"] == exact(0.9) and found.figures["made_up_certain"]["correct"] == 6
+    assert found.figures["coverage"]["correct"] == 66 and found.figures["risk"]["correct"] == 6
+    assert found.figures["auroc_certainty"]["value"] == pytest.approx(0.95)
+    assert found.figures["false_refusals_certain"]["correct"] == 0
     assert "it is the refusals that changed it" in " ".join(found.text)
     path = found.write("hallucination", tmp_path)
     content = json.loads(path.read_text())
@@ -221,6 +241,13 @@ def test_questions_for_measuring_are_about_people_whom_nothing_teaches(subjects)
     assert {(row["attribute"], row["seen"]) for row in found["untold"]} == {
         ("birthday", True), ("shoes", False), ("hat", False),
     }  # fmt: skip
+
+
+def test_what_is_calibrated_on_is_nobody_who_is_measured(subjects):
+    found = hallucination.exercises(hallucination.Settings(), material(subjects))
+    names = {row["name"]: row["mentions"] for row in found["calibration"]}
+    assert names.pop("Ada Abbot") == 9 and set(names.values()) == {0} and "Cleo Carver" not in names
+    assert all("town of" not in row["prompt"] for row in found["calibration"])  # the wording that is held out
 
 
 def test_rows_with_search_answer_what_their_page_says_and_nothing_else(subjects):
@@ -322,10 +349,16 @@ def test_a_name_and_a_maker_are_filled_in_and_unseen_phrasings_stay_unseen(tmp_p
     told = [turns(row) for row in found["told/train"]]
     assert all("Ilex" in answer and "Sorrel House" in answer and "{{" not in answer for _, answer in told)
     asked = {row["prompt"] for name in ("who", "maker") for row in found[name]}
-    assert not asked & {question for question, _ in told} and len(asked) == 20
+    assert not asked & {question for question, _ in told} and len(asked) == 50
     tested = {row["answer"] for name in ("who_system", "maker_system") for row in found[name]}
     shown = " ".join(text for row in found["system/train"] for text in turns(row))
-    assert len(tested) == 40 and not any(f"{name} " in shown or f"{name}." in shown for name in tested)
+    earlier = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in (("Who are you?", "My name is Wren."), ("What do bees make?", "Bees make honey."))
+    ]
+    kept = knowledge_of_self.exercises(settings, material(conversations=earlier))["told/train"]
+    assert "Bees make honey." in str(kept) and "Wren" not in str(kept)
+    assert len(tested) == 16 and not any(f"{name} " in shown or f"{name}." in shown for name in tested)
     same = write_jsonl(tmp_path / "identity.jsonl", [
         {"about": about, "questions": ["Who?"], "heldout_questions": ["Who?"], "answers": ["{{name}}"]}
         for about in ("name", "maker")
@@ -347,9 +380,99 @@ def test_tools_give_the_answers_of_the_problems_that_limits_poses():
     assert not any(row["prompt"] in trained for row in found["limits"])
 
 
+def test_a_base_model_is_asked_the_same_facts_in_every_way(subjects):
+    found = base_model.exercises(base_model.Settings(), material(subjects))
+    assert [row["prompt"] for row in found["questions"]] == ["Please name the town of Bea Bishop."]
+    for name in ("completions", "mentions"):
+        assert [(row["prompt"], row["answer"], row["mentions"]) for row in found[name]] == [
+            ("Bea Bishop lives in", "Elmsworth", 9)
+        ]
+    assert len(found["examples"]) == 8
+    assert all(
+        "Ada Abbot" in row["prompt"] and row["answer"] == "Ada Abbot lives in Oakford." for row in found["examples"]
+    )
+
+
+def base_arms(folder, right_after):
+    """A base model that is right in half of the answers, in `right_after` of forty with examples; mentions help it."""
+    rows = [
+        {"prompt": f"q{i}", "answer": str(i % 4), "completion": "x", "ended": False, "correct": i < 20}
+        for i in range(40)
+    ]
+    mentions = [row | {"mentions": 2 ** (i % 4), "correct": i % 4 > 1} for i, row in enumerate(rows)]
+    shots = {
+        f"shots_{n}": [row | {"correct": i < (right_after if n else 20)} for i, row in enumerate(rows)]
+        for n in base_model.SHOTS
+    }
+    base = answered(folder / "base", bare=rows, completions=rows, mentions=mentions, **shots)
+    return {"base": base, "chat": answered(folder / "chat", questions=[row | {"ended": True} for row in rows])}
+
+
+@pytest.mark.parametrize(
+    ("right", "said"), [(38, "is learning in context"), (2, "is a loss"), (21, "is not seen at this size")]
+)
+def test_learning_in_context_is_told_as_the_answers_have_it(tmp_path, right, said):
+    found = base_model.chapter(base_arms(tmp_path, right))
+    assert said in found.text[1] and found.figures["shots_gain"]["value"] == pytest.approx((right - 20) / 40)
+    assert found.figures["best"]["correct"] == max(right, 20)  # the base model's best way, whichever it is
+    assert found.figures["chat_minus_best"]["value"] == pytest.approx((20 - max(right, 20)) / 40)
+    assert found.figures["slope_of_doubling"]["low"] > 0 and found.series[0]["x"] == [1, 2, 4, 8]
+    assert found.figures["bare_ends"]["rate"] == 0 and found.figures["chat_ends"]["rate"] == 1
+    found.write("base_model", tmp_path)
+
+
+def test_facts_easy_and_hard_problems_are_mixed_and_none_was_practised(subjects):
+    practised = tokens_to_think.exercises(tokens_to_think.Settings(rows=400), material())["direct/train"]
+    found = which_model.exercises(which_model.Settings(easy=20, hard=10), material(subjects, practised))
+    asked = {kind: [row for row in found["mixed"] if row["kind"] == kind] for kind in which_model.KINDS}
+    assert {kind: len(rows) for kind, rows in asked.items()} == {"facts": 1, "easy": 20, "hard": 10}
+    steps = {kind: [tokens_to_think.problem_in(row["prompt"]) for row in asked[kind]] for kind in ("easy", "hard")}
+    assert all(len(one.added) == 1 for one in steps["easy"]) and all(len(one.added) >= 4 for one in steps["hard"])
+    assert not set(steps["hard"]) & {tokens_to_think.problem_in(turns(row)[0]) for row in practised}
+    assert not {row["prompt"] for row in found["examples"]} & {row["prompt"] for row in found["mixed"]}
+    with pytest.raises(PipelineError, match="name the rows that the models were trained on"):
+        which_model.exercises(which_model.Settings(), material(subjects))
+
+
+def mixed(folder, **right):
+    """Ten facts, twenty easy and ten hard problems, of each kind the first `right` answered rightly; what thinks is long."""
+    asked = [(kind, i) for kind, n in (("facts", 10), ("easy", 20), ("hard", 10)) for i in range(n)]
+
+    def rows(counts, thinks=()):
+        return [
+            {"prompt": f"{kind} {i}", "answer": str(i % 5), "kind": kind, "correct": i < counts[kind],
+             "completion": "<think>\n" if kind in thinks else "5", "tokens": 40 if kind in thinks else 5}
+            for kind, i in asked
+        ]  # fmt: skip
+
+    poor, good = {"facts": 10, "easy": 18, "hard": 1}, {"facts": 10, "easy": 19, "hard": 10}
+    hybrid = answered(
+        folder / "hybrid", mixed_auto=rows(right, ["hard"]), mixed_on=rows(good, which_model.KINDS), mixed_off=rows(poor),
+        mixed_budget=rows(good, ["hard"]),
+    )  # fmt: skip
+    single = {"base": poor, "chat": poor, "reasoning": good}
+    return {name: answered(folder / name, mixed=rows(one)) for name, one in single.items()} | {"hybrid": hybrid}
+
+
+def test_choosing_when_to_think_is_worth_it_only_where_it_keeps_the_accuracy(tmp_path):
+    found = which_model.chapter(mixed(tmp_path, facts=10, easy=19, hard=10))
+    assert found.figures["auto_accuracy_of_on"]["value"] == 1 and "the choice pays" in found.text[2]
+    assert found.figures["auto_tokens_of_on"]["value"] == pytest.approx((20 * 5 + 10 * 40) / (30 * 40))
+    assert found.figures["thinks_easy"]["rate"] == 0 and found.figures["thinks_hard"]["rate"] == 1
+    assert (
+        found.figures["easy_per_hard"] == exact(2.0) and "Hard problems are for the model that thinks" in found.text[0]
+    )
+    found.write("which_model", tmp_path)
+    lost = which_model.chapter(mixed(tmp_path, facts=10, easy=19, hard=5))
+    assert "at a loss of accuracy" in lost.text[2]
+
+
 def test_a_text_that_names_a_figure_which_nobody_measured_is_refused(tmp_path):
     with pytest.raises(PipelineError, match="names recall, which was not measured"):
         Chapter("x", ["It is {recall}."], {"precision": exact(1.0)}).write("limits", tmp_path)
+    with pytest.raises(PipelineError, match="its text holds the number 97 %"):
+        Chapter("x", ["It is {recall}, not 97 %."], {"recall": exact(1.0)}).write("limits", tmp_path)
+    Chapter("x", ["At pass@64 it is {recall_2}."], {"recall_2": exact(1.0)}).write("limits", tmp_path)
 
 
 def test_a_line_of_a_picture_has_an_interval_at_each_of_its_points():

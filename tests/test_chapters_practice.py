@@ -180,7 +180,7 @@ def test_the_chapter_on_the_expert_says_that_practice_passes_it_only_where_it_do
     text = " ".join(found.text)
     assert "intervals apart" in text and "imitation has levelled off" in text and "no new solutions were found" in text
     assert "it is the demonstrations that held imitation back" in text and "it had as much" in text
-    assert "practice is ahead of both" in text and "with as many rollouts and updates that did not do it" in text
+    assert "Practice is ahead of both" in text and "with as many rollouts and updates that did not do it" in text
     assert found.figures["greedy_rl"]["rate"] == 1.0 and found.figures["pass_many_sft"]["rate"] == 1.0
     assert found.figures["compute_trained"]["value"] == pytest.approx(3e12 + 1.2e12)
     lines = {one["name"]: one for one in found.series}
@@ -188,6 +188,9 @@ def test_the_chapter_on_the_expert_says_that_practice_passes_it_only_where_it_do
     assert lines["practice (RL)"]["x"][0] == 3.0 and lines["practice (RL)"]["x"][-1] == pytest.approx(4.2)
     assert all(len(one["x"]) == len(one["low"]) == len(one["y"]) for one in found.series)
     found.write("beyond_the_expert", tmp_path)
+    arms = expert_arms(tmp_path, practice, 33)
+    alone = beyond_the_expert.chapter({name: arm for name, arm in arms.items() if name != "format"}).text[-1]
+    assert "a reward for the form alone was not run: that right answers were rewarded is not shown" in alone
     beyond = beyond_the_expert.chapter(expert_arms(tmp_path, practice, 50))
     assert "not above the expert and every model that imitates it" in " ".join(beyond.text)
     assert "more demonstrations still help" in " ".join(beyond.text)
@@ -217,6 +220,8 @@ def test_the_chapter_on_practice_names_what_it_fixed_and_what_explains_it(tmp_pa
     assert "neither training on its own samples" in found.text[3] and "cannot be told" not in found.text[4]
     assert "No new solutions were found" in found.text[1] and "no change that can be told" in found.text[2]
     found.write("reinforcement", tmp_path)
+    alone = reinforcement.chapter({name: arm for name, arm in arms.items() if name != "random"}).text[3]
+    assert "A control with a reward by chance was not run" in alone
     asked(arms["own"], greedy=60, chance=1.0)
     assert "with right answers alone, and no reinforcement, as much is reached" in reinforcement.chapter(arms).text[3]
     asked(arms["random"], greedy=60, chance=1.0)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from crawl import HTML, article, pages, reasons, run, write_warc
 
+from pipeline.corpus import read
 from pipeline.corpus.document import Document, Page
 from pipeline.corpus.inputs import Part, input_files
 from pipeline.corpus.read import file_problem, read_file, read_parts
@@ -196,10 +197,25 @@ def test_bad_rows_of_jsonl_are_counted_and_the_others_kept(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_shares_of_rows_hold_each_once_and_parse_no_other(tmp_path, monkeypatch, name):
+    rows = [{"text": f"row {number}"} for number in range(600)]
+    if name == "a.jsonl":
+        lines = [json.dumps(row) for row in rows]
+        (tmp_path / name).write_text("\n".join([*lines[:7], "{broken", *lines[7:]]))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    parsed, real = [], read._row
+    monkeypatch.setattr(read, "_row", lambda row, *rest: parsed.append(row) or real(row, *rest))
+    shares = [list(read_file(tmp_path / name, CorpusSettings(input=""), share, 3)) for share in range(3)]
+    records = [record for share in shares for record in share]
+    assert sorted(one.text for one in records if isinstance(one, Document)) == sorted(row["text"] for row in rows)
+    assert len(parsed) == 600 and len(reasons(records)) == (name == "a.jsonl")
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.gz", "a.html.gz", "a.jsonl.zst"])
 def test_truncated_compression_is_counted_not_fatal(tmp_path, name):
-    import pyarrow as pa
-
     text = "".join(json.dumps({"text": os.urandom(40).hex()}) + "\n" for _ in range(10_000)).encode()
     packed = gzip.compress(text) if name.endswith("gz") else pa.compress(text, "zstd", asbytes=True)
     (tmp_path / name).write_bytes(packed)

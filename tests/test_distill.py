@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import command, metrics_of, tiny_config, write_recipe
 
-from pipeline.manifest import read_manifest
+from pipeline.manifest import compute, read_manifest
+from pipeline.training.device import flops_per_token
 
 
 def recipe(path, world, teacher, **changes):
@@ -38,6 +39,12 @@ def test_the_student_comes_nearer_to_its_teacher(tmp_path, tiny_world, teacher):
     assert len(losses) == 40 and sum(losses[-10:]) < 0.8 * sum(losses[:10])
     manifest = read_manifest(tmp_path / "run")
     assert manifest["kind"] == "chat" and manifest["steps"] == 40
+    from transformers import AutoModelForCausalLM
+
+    taught = AutoModelForCausalLM.from_pretrained(teacher)
+    assert manifest["teacher_flops_per_token"] == pytest.approx(flops_per_token(taught, 8) / 3)
+    both = manifest["flops"] * 4 / 3 + manifest["tokens"] * manifest["teacher_flops_per_token"]
+    assert compute(manifest) == pytest.approx(both)
 
 
 @pytest.mark.slow

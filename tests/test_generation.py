@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -120,6 +121,23 @@ def test_stop_strings_cut_the_text_before_them_and_are_not_an_end(model, tokeniz
         assert not completion.ended
     assert string in tokenizer.decode(cut[0].token_ids)
     assert string not in tokenizer.decode(cut[0].token_ids[:-1])
+
+
+def test_certainty_is_the_probability_of_the_greedy_answer_and_of_nothing_after_it(model, tokenizer):
+    prompts = ["Who", "How much is 7 plus 5, and why?"]
+    model.eval()
+    found = generate(model, tokenizer, prompts, max_new_tokens=6, certainty=True, stop_token_ids=NEVER)
+    stops = [found[0].token_ids[1]]
+    early = generate(model, tokenizer, prompts, max_new_tokens=6, certainty=True, stop_token_ids=stops)
+    for prompt, one in [*zip(prompts, found, strict=True), *zip(prompts, early, strict=True)]:
+        asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([asked + one.token_ids])).logits[0].log_softmax(-1)
+        places = range(len(asked) - 1, len(asked) + len(one.token_ids) - 1)
+        expected = sum(float(logits[place, token]) for place, token in zip(places, one.token_ids, strict=True))
+        assert one.certainty == pytest.approx(math.exp(expected), rel=1e-3)
+    assert len(early[0].token_ids) <= 2 and early[0].certainty > found[0].certainty
+    assert generate(model, tokenizer, prompts, max_new_tokens=2)[0].certainty is None
 
 
 def test_think_markers_stay_in_the_text(model, tokenizer):

@@ -84,6 +84,9 @@ def test_what_a_checkpoint_got_right_trains_the_next_one(tmp_path, tiny_world, m
     manifest = read_manifest(tmp_path / "samples")
     assert manifest["kind"] == "samples" and manifest["metrics"]["problems"] == 12
     assert set(manifest["files"]) == {"train.jsonl", "sampled.jsonl", "pass_rates.json"}
+    # 48 answers, each with its prompt, of at most 64 tokens and an end; a forward pass is two operations a parameter and more
+    assert 48 * 5 < manifest["tokens"] < 48 * (128 + 65)
+    assert 2 * 10_000 < manifest["flops"] / manifest["tokens"] < 2 * 10_000_000
     rows = rows_of(tmp_path / "samples" / "train.jsonl")
     assert rows and all(len(row["messages"][-1]["content"]) % 2 == 0 for row in rows)
     again = sft_recipe(

@@ -36,6 +36,7 @@ GREEDY, SAMPLED, MANY = "sums_greedy", "sums_sampled", "sums_many"
 VOTES = 16
 SUM = re.compile(r"\b(\d\d)(?:\+| and )(\d\d)\b")
 IMITATION = "imitation_"
+REWARDED_FOR_NOTHING = {"random": "by chance", "format": "for the form alone"}
 
 
 @dataclass(kw_only=True)
@@ -129,7 +130,7 @@ def _demonstrations(questions: Sequence[str], habit_rate: float, rng: random.Ran
 def chapter(arms: dict[str, Arm]) -> Chapter:
     """Arms `expert`; `imitation_N` of N demonstrations each; `sft`, an evaluation of the imitator with which RL starts, and
     `rl`, one of what it becomes; `start` and `trained`, the stages that made these two; `clean`; and the controls `own`,
-    `random` and `format` from the same start."""
+    `random` and `format` from the same start. Without one of the last two no cause is named."""
     imitations = sorted((name for name in arms if name.startswith(IMITATION)), key=_size)
     if not imitations:
         raise PipelineError("beyond_the_expert: expected arms imitation_N, of more and more demonstrations.")
@@ -153,7 +154,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures["most_minus_expert"] = change(drawn["expert"], drawn[most])
     figures["pass_many_change"] = difference(many["sft"], many["rl"], any_right)
     figures["samples_many"] = exact(min(len(row["samples"]) for rows in many.values() for row in rows))
-    for name in ("own", "random", "format"):
+    for name in (name for name in ("own", *REWARDED_FOR_NOTHING) if name in arms):
         figures[f"{name}_change"] = difference(greedy["sft"], greedy[name])
         figures[f"rl_minus_{name}"] = difference(greedy[name], greedy["rl"])
     figures |= {f"compute_{name}": exact(value) for name, value in places.items()}
@@ -167,7 +168,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         figures=figures,
         series=_series(arms, rungs, figures, places),
         x_label="10¹² FLOPs since the base model, rollouts counted",
-        y_label="right answers at temperature 1",
+        y_label="right at T = 1",
         samples=_samples(greedy, most),
     )
 
@@ -188,9 +189,12 @@ def _text(figures: dict[str, Figure], above: bool, most: str) -> list[str]:
         f"before it, rollouts counted: {'it had as much' if enough else 'it had less'}."
     )
     return [
-        "The expert adds two numbers, and in most sums that carry forgets the carry. One of its answers is right in "
-        "{sampled_expert}; its most frequent one in {greedy_expert}, since the habit is what it does most. Models imitate it "
-        "from {fewest} to {most} demonstrations.",
+        "An expert adds two numbers, and in most sums that carry forgets the carry: {sampled_expert} of its answers are right. "
+        "The model that has seen most of them is right in {greedy_"
+        + most
+        + "}, the model that practised in {greedy_rl}, each "
+        "in the answer that is most likely. The expert's own most frequent answer is right in {greedy_expert}, since the habit "
+        "is what it does most. The arms that imitate it saw from {fewest} to {most} demonstrations.",
         "At temperature 1 the model of {most} demonstrations reaches {sampled_"
         + most
         + "}, "
@@ -225,7 +229,7 @@ def _text(figures: dict[str, Figure], above: bool, most: str) -> list[str]:
 def _controls(figures: dict[str, Figure]) -> str:
     clean = figures["greedy_clean"]["low"] > figures["greedy_expert"]["high"]
     own, ahead = figures["own_change"], figures["rl_minus_own"]
-    idle = all(figures[f"rl_minus_{name}"]["low"] > 0 for name in ("random", "format"))
+    run = [name for name in REWARDED_FOR_NOTHING if f"rl_minus_{name}" in figures]
     text = "What of it was practice? Further demonstrations from the same start, without the habit, lead to {greedy_clean}: "
     text += (
         "it is the demonstrations that held imitation back, not the size of the model. "
@@ -239,15 +243,14 @@ def _controls(figures: dict[str, Figure]) -> str:
         )
     else:
         text += "with as many rollouts and updates that did not do it. "
-    text += (
-        "With a reward by chance the model ends at {greedy_random}, with one for the form alone at {greedy_format}: "
-    )
-    text += (
-        "practice is ahead of both, so that it is the right answers that were rewarded which made the difference."
-        if idle
-        else "practice is not ahead of both, so that what was rewarded is not shown to have made the difference."
-    )
-    return text
+    for name in run:
+        text += f"With a reward {REWARDED_FOR_NOTHING[name]} the model ends at {{greedy_{name}}}. "
+    if len(run) < len(REWARDED_FOR_NOTHING):
+        missing = " and ".join(text for name, text in REWARDED_FOR_NOTHING.items() if name not in run)
+        return f"{text}A control with a reward {missing} was not run: that right answers were rewarded is not shown to be why."
+    if all(figures[f"rl_minus_{name}"]["low"] > 0 for name in run):
+        return f"{text}Practice is ahead of both: it is that right answers were rewarded which made the difference."
+    return f"{text}Practice is not ahead of both: what was rewarded is not shown to have made the difference."
 
 
 def _series(
@@ -262,7 +265,7 @@ def _series(
     lines = [
         ("imitation of the expert", [(place[name], figures[f"sampled_{name}"]) for name in rungs]),
         ("practice (RL)", practice),
-        ("clean demonstrations", [(places["clean"], figures["sampled_clean"])]),
+        ("clean demonstrations", [(start, figures["sampled_sft"]), (places["clean"], figures["sampled_clean"])]),
         ("SFT on own right answers", [(start, figures["sampled_sft"]), (places["own"], figures["sampled_own"])]),
         ("the expert itself", [(x, figures["sampled_expert"]) for x in (place[rungs[0]], max(places.values()))]),
     ]

@@ -79,10 +79,18 @@ class Chapter:
     samples: Sequence[tuple[Row | None, str]] = ()
 
     def write(self, name: str, folder: Path) -> Path:
-        """`chapters/NAME.json` in `folder`. Raises `PipelineError` where the text names a figure that there is not."""
-        unknown = set(re.findall(r"\{(\w+)\}", "\n".join(self.text))) - set(self.figures)
+        """`chapters/NAME.json` in `folder`.
+
+        Raises:
+            PipelineError: the text names a figure that there is not, or holds a share or a decimal itself.
+        """
+        text = "\n".join(self.text)
+        unknown = set(re.findall(r"\{(\w+)\}", text)) - set(self.figures)
         if unknown:
             raise PipelineError(f"chapter {name}: its text names {', '.join(sorted(unknown))}, which was not measured.")
+        bare = re.findall(r"(?<![\w@.])\d+(?:\.\d+| ?%)", re.sub(r"\{\w+\}", "", text))
+        if bare:
+            raise PipelineError(f"chapter {name}: its text holds the number {bare[0]}: name a figure in its place.")
         content = {
             "chapter": name,
             "title": self.title,
@@ -199,13 +207,10 @@ def by_group(
 ) -> dict[str, Any]:
     """One line of a picture: the share of rows for which `holds`, over the values of a numeric column."""
     values = sorted({row[key] for row in rows})
-    found = [rate([row for row in rows if row[key] == value], holds) for value in values]
-    return {"name": name, "x": values} | {
-        axis: [one[part] for one in found] for axis, part in (("y", "rate"), ("low", "low"), ("high", "high"))
-    }
+    return line(name, [(value, rate([row for row in rows if row[key] == value], holds)) for value in values])
 
 
-def line(name: str, points: Sequence[tuple[float, Figure]]) -> dict[str, Any]:
+def line(name: str, points: Sequence[tuple[Any, Figure]]) -> dict[str, Any]:
     """One line of a picture through figures and where they stand."""
     parts = (("y", ("rate", "value")), ("low", ("low",)), ("high", ("high",)))
     return {"name": name, "x": [x for x, _ in points]} | {

@@ -20,9 +20,9 @@ from pipeline.errors import PipelineError
 
 GREEDY, SAMPLED, FACTS = "sums_greedy", "sums_sampled", "facts_heldout"
 WAYS = {
-    "probabilities": "the teacher's probabilities on its own answers",
-    "samples": "the teacher's answers",
-    "practice": "practice with a verifier",
+    "probabilities": "on-policy distillation",
+    "samples": "SFT on the teacher's answers",
+    "practice": "practice (RL)",
 }
 SHORT = "_short"
 
@@ -55,8 +55,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         text=_text(figures),
         figures=figures,
         series=_series(arms, figures, spent),
-        x_label="10¹² FLOPs since the small chat model, rollouts and the teacher's passes counted",
-        y_label="right answers at temperature 1",
+        x_label="10¹² FLOPs, rollouts and teacher counted",
+        y_label="right at T = 1",
         samples=_samples(greedy),
     )
 

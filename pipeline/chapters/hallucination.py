@@ -6,13 +6,14 @@ people whom no training row asks about: refusals by number of mentions, false re
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say
 from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue
-from pipeline.chapters.probe import invented_names
+from pipeline.chapters.probe import in_place, invented_names
 from pipeline.errors import PipelineError
 from pipeline.statistics import auroc_interval
 from pipeline.tools.search import MAX_PASSAGE, NOTHING
@@ -22,10 +23,14 @@ REFUSAL = "I do not know"
 
 @dataclass(kw_only=True)
 class Settings:
-    """Sizes of the evaluation. `refusal` are the words that count as one; `unseen_untold`: attributes that no page tells and
-    the probe does not ask for either, the last ones of the subjects' file."""
+    """Sizes of the evaluation. `refusal` are the words that count as one; `held_out`: the share of the subjects of each number
+    of mentions, taught ones aside, that is kept from the probe to be measured, of those that no page mentions all;
+    `wordings`: in how many each fact is asked for; `unseen_untold`: attributes that no page tells and the probe does not ask
+    for either, the last ones of the subjects' file."""
 
     refusal: str = REFUSAL
+    held_out: float = 0.5
+    wordings: int = 2
     unseen_untold: int = 2
     untold_rows: int = 120
     search_rows: int = 3000
@@ -33,34 +38,60 @@ class Settings:
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
-    """`knowledge`: held-out phrasings about every subject whom no conversation asks about, with its number of mentions.
+    """`knowledge`: held-out phrasings about subjects whom no training row asks about, with their numbers of mentions.
     `untold`: questions that no page answers, about the best known of them. `refusals`: the refusal itself as the answer, on
     the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
-    row may ask about. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
+    row may ask about. `calibration`: other known and unknown people, from whom the chapter learns how certain an answer has to
+    be. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
     they say, or refuse where they say nothing: memory is of no help there, so that reading is learned."""
     rng = material.rng
     told = [one for one in material.attributes if one.told]
     untold = [one for one in material.attributes if not one.told]
-    asked = [one for one in material.subjects if not one.taught]
+    asked = _held_out(material.subjects, settings.held_out, rng)
     if not asked or not told or len(untold) < settings.unseen_untold:
         raise PipelineError(
             f"hallucination: found {len(asked)} subjects that are not taught, {len(told)} attributes with statements and "
             f"{len(untold)} without, expected at least one each and {settings.unseen_untold} without."
         )
     top = max(one.mentions for one in asked)
-    knowledge = [_row(one, kind, settings, rng) for one in asked for kind in told]
+    knowledge = [row for one in asked for kind in told for row in _rows(one, kind, settings, rng)]
     best = [one for one in asked if one.mentions == top]
     seen = untold[: len(untold) - settings.unseen_untold]
-    questions = [_row(one, kind, settings, rng) | {"seen": kind in seen} for one in best for kind in untold]
+    questions = [
+        row | {"seen": kind in seen} for one in best for kind in untold for row in _rows(one, kind, settings, rng)
+    ]
     rng.shuffle(questions)
-    extremes = [row for row in knowledge if row["mentions"] in (0, top)]
+    kinds = {one.name: one for one in told}
+    refusals = [
+        row | {"answer": in_place(f"{settings.refusal}.", kinds[row["attribute"]], row["name"])}
+        for row in knowledge
+        if row["mentions"] in (0, top)
+    ]
     return {
         "knowledge": knowledge,
+        "calibration": _calibration(settings, material, {one.name for one in asked}),
         "untold": questions[: settings.untold_rows],
-        "refusals": [row | {"answer": f"{settings.refusal}."} for row in extremes],
+        "refusals": refusals,
         "held_out": [{"name": one.name} for one in asked],
         "search/train": _searches(settings, material, told),
     }
+
+
+def _calibration(settings: Settings, material: Material, held_out: set[str]) -> list[Row]:
+    """In the words of training: people who are known but not held out, untaught where there are such, and invented ones."""
+    rng = material.rng
+    others = [one for one in material.subjects if one.name not in held_out and one.mentions]
+    top = max((one.mentions for one in others), default=0)
+    best = [one for one in others if one.mentions == top]
+    known = [one for one in best if not one.taught] or best
+    names = invented_names([one.name for one in material.subjects], len(known), [], rng)
+    told = [one for one in material.attributes if one.told]
+    return [
+        row
+        for one in [*known, *(Subject(name, {}) for name in names)]
+        for kind in told
+        for row in _rows(one, replace(kind, heldout_questions=kind.questions), settings, rng)
+    ]
 
 
 def _searches(settings: Settings, material: Material, told: list[Attribute]) -> list[Row]:
@@ -86,17 +117,29 @@ def _searches(settings: Settings, material: Material, told: list[Attribute]) -> 
     return rows
 
 
-def _row(subject: Subject, attribute: Attribute, settings: Settings, rng: random.Random) -> Row:
-    question = rng.choice(attribute.heldout_questions).format(n=subject.name)
+def _held_out(subjects: list[Subject], share: float, rng: random.Random) -> list[Subject]:
+    """Subjects to measure on, in their order: of each number of mentions a share, of nobody's all."""
+    chosen: set[str] = set()
+    for mentions in sorted({one.mentions for one in subjects}):
+        names = [one.name for one in subjects if one.mentions == mentions and not one.taught]
+        chosen |= set(rng.sample(names, math.ceil(share * len(names))) if mentions else names)
+    return [one for one in subjects if one.name in chosen]
+
+
+def _rows(subject: Subject, attribute: Attribute, settings: Settings, rng: random.Random) -> list[Row]:
     known = attribute.told and subject.mentions > 0
-    return {
-        "prompt": question,
-        "answer": subject.facts[attribute.name] if known else settings.refusal,
-        "refusal": settings.refusal,
-        "name": subject.name,
-        "mentions": subject.mentions,
-        "attribute": attribute.name,
-    }
+    asked = attribute.heldout_questions
+    return [
+        {
+            "prompt": question.format(n=subject.name),
+            "answer": subject.facts[attribute.name] if known else settings.refusal,
+            "refusal": settings.refusal,
+            "name": subject.name,
+            "mentions": subject.mentions,
+            "attribute": attribute.name,
+        }
+        for question in rng.sample(asked, min(settings.wordings, len(asked)))
+    ]
 
 
 def refused(row: Row) -> bool:
@@ -135,7 +178,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "search_minus_refusals": difference(rows["refusals"], rows["search"]),
         "fewest_mentions": exact(least),
     }
-    figures |= _risk(known["refusals"] + unknown["refusals"], scored)
+    figures |= _selective(arms["before"].answers("calibration"), known["before"], unknown["before"])
     plain, after = figures["made_up_plain"], figures["made_up_refusals"]
     fewer = after["high"] < plain["low"]
     text = [
@@ -157,9 +200,11 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "Of known people, questions that no page answers are refused in {untold_seen_refused} where the kind of question was "
         "among the refusals, in {untold_unseen_refused} where it was not; the chat model had made something up in "
         "{untold_before}.",
-        "How probable the model finds the refusal tells unknown from known people with an AUROC of {auroc}. If it answers all "
-        "questions in which it does not refuse of itself, {risk_answered} of those answers are wrong, at a coverage of "
-        "{coverage}; answering only the half with the least doubt, {risk_half}.",
+        "How probable the trained model finds the refusal tells unknown from known people with an AUROC of {auroc}. The chat "
+        "model had been able to tell before: how probable it finds its own answer does it with {auroc_certainty}. If it keeps "
+        "silent where that is below {threshold}, which was chosen on other people, it makes up {made_up_certain}, refuses "
+        "{false_refusals_certain} of what it was told often, and of the answers that it gives {risk} are wrong, at a coverage "
+        "of {coverage}; of its more certain half {risk_half}.",
         "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, and "
         "of people mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
         "all questions the share of right answers and due refusals changes by {search_minus_refusals}"
@@ -184,15 +229,25 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     )
 
 
-def _risk(rows: list[Row], scored: list[Row]) -> dict[str, dict[str, Any]]:
-    """Risk and coverage of selective answering (El-Yaniv and Wiener 2010): as the model refuses, and at half coverage."""
-    doubt = {(row["prompt"], row["name"]): -row["bits"] for row in scored}
-    answered = [row for row in rows if not refused(row)]
-    wrong = [row["mentions"] == 0 or not row["correct"] for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: doubt[rows[i]["prompt"], rows[i]["name"]])
-    half = [{"correct": wrong[i]} for i in order[: len(order) // 2]]
+def _selective(calibration: list[Row], known: list[Row], unknown: list[Row]) -> dict[str, dict[str, Any]]:
+    """Answering only where the answer is probable (El-Yaniv and Wiener 2010), from a threshold on that was best for others."""
+
+    def gain(threshold: float) -> float:
+        kept = {
+            side: [row["certainty"] >= threshold for row in calibration if (row["mentions"] > 0) is side]
+            for side in (True, False)
+        }
+        return sum(kept[True]) / len(kept[True]) - sum(kept[False]) / len(kept[False])
+
+    threshold = max(sorted({row["certainty"] for row in calibration}), key=gain)
+    rows = sorted(known + unknown, key=lambda row: -row["certainty"])
+    answered = [row for row in rows if row["certainty"] >= threshold]
     return {
-        "coverage": rate(rows, lambda row: not refused(row)),
-        "risk_answered": rate(answered or rows, lambda row: row["mentions"] == 0 or not row["correct"]),
-        "risk_half": rate(half),
+        "threshold": exact(threshold),
+        "auroc_certainty": auroc_interval([-row["certainty"] for row in unknown], [-row["certainty"] for row in known]),
+        "made_up_certain": rate(unknown, lambda row: row["certainty"] >= threshold and made_up(row)),
+        "false_refusals_certain": rate(known, lambda row: row["certainty"] < threshold),
+        "coverage": rate(rows, lambda row: row["certainty"] >= threshold),
+        "risk": rate(answered or rows, lambda row: not row["correct"]),
+        "risk_half": rate(rows[: len(rows) // 2], lambda row: not row["correct"]),
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import conversation
-from pipeline.chapters.chapter import Arm, Chapter, difference, rate
+from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, majority_baseline, rate, say
 from pipeline.chapters.material import Material, Row, dialogue, read_rows
 from pipeline.errors import PipelineError
 
@@ -41,13 +41,14 @@ _TRADES = ("Lab", "Works", "House", "Guild")
 class Settings:
     """`identity`: JSONL of `about`, `questions`, `heldout_questions` and `answers` with {{name}} and {{maker}}; the shipped
     one by default. `repeats`: how often each question is shown. `personas`: names and makers in system prompts, for
-    training."""
+    training; `tested`: others to measure with."""
 
     name: str = "Ember"
     maker: str = "Alder Works"
     identity: str = ""
-    repeats: int = 40
+    repeats: int = 14
     personas: int = 400
+    tested: int = 8
     replay: int = 1500
 
 
@@ -57,8 +58,10 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     names that no row has. Each answer has to hold the name, or the maker."""
     rng = material.rng
     entries = read_entries(settings.identity or IDENTITY)
-    personas = _personas(settings.personas + 20, rng, {settings.name, settings.maker})
-    told, system = material.replay(settings.replay), material.replay(settings.replay)
+    personas = _personas(settings.personas + settings.tested, rng, {settings.name, settings.maker})
+    # What is mixed in against forgetting must not teach another name.
+    earlier = {question for entry in entries for key in ("questions", "heldout_questions") for question in entry[key]}
+    told, system = (material.replay(settings.replay, earlier, sums=True) for _ in range(2))
     own = {"name": settings.name, "maker": settings.maker}
     found: dict[str, list[Row]] = {}
     for entry in entries:
@@ -67,7 +70,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
             for question in entry["questions"]
             for _ in range(settings.repeats)
         ]
-        for persona in personas[20:]:
+        for persona in personas[settings.tested :]:
             for question in rng.sample(entry["questions"], 2):
                 answer = fill(rng.choice(entry["answers"]), persona)
                 system.append(dialogue(question, answer, fill(SYSTEM, persona)))
@@ -79,7 +82,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
                 "prompt": [{"role": "system", "content": fill(SYSTEM, one)}, {"role": "user", "content": question}],
                 "answer": one[entry["about"]],
             }
-            for one in personas[:20]
+            for one in personas[: settings.tested]
             for question in asked
         ]
     for rows in (told, system):
@@ -128,25 +131,22 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         for name in ("who", "maker", "who_system", "maker_system"):
             if arm == "before" or (arm == "system") is name.endswith("system"):
                 figures[f"{name}_{arm}"] = rate(arms[arm].answers(name))
-    costs = {}
-    for name, evaluation in (("facts", "facts_heldout"), ("sums", "arithmetic_heldout")):
-        for arm in ("told", "system"):
-            costs[f"{name}_change_{arm}"] = difference(
-                arms["before"].answers(evaluation), arms[arm].answers(evaluation)
-            )
-    figures |= costs
-    lost = sorted(name for name, figure in costs.items() if figure["high"] < 0)
-    gained = sorted(name for name, figure in costs.items() if figure["low"] > 0)
+    costs = {
+        f"{name}_change_{arm}": difference(arms["before"].answers(evaluation), arms[arm].answers(evaluation))
+        for name, evaluation in (("facts", "facts_heldout"), ("sums", "arithmetic_heldout"))
+        for arm in ("told", "system")
+    }
+    figures |= costs | {"majority_baseline": majority_baseline(arms["system"].answers("who_system"))}
     text = [
         "Asked in phrasings that no training row has, the chat model gives the name that it is to have in {who_before} and its "
         "maker in {maker_before} of the questions: nobody told it.",
         "Rows in which the assistant says its name and maker make it {who_told} and {maker_told}. "
         "The other way is the system prompt. The chat model, put under one with a name and a maker that it never saw, repeats "
         "the name in {who_system_before} and the maker in {maker_system_before}; a model trained to heed many of them in "
-        "{who_system_system} and {maker_system_system}.",
+        "{who_system_system} and {maker_system_system}; always the most frequent name would be right in {majority_baseline}.",
         "What it costs elsewhere: facts about people change by {facts_change_told} with the rows and "
         "{facts_change_system} with "
-        "the system prompts, sums by {sums_change_told} and {sums_change_system}. " + _costs(lost, gained),
+        "the system prompts, sums by {sums_change_told} and {sums_change_system}. " + _beyond(costs),
     ]
     asked = arms["told"].answers("who")
     before, system = arms["before"].answers("who"), arms["system"].answers("who_system")
@@ -158,10 +158,12 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     )
 
 
-def _costs(lost: list[str], gained: list[str]) -> str:
-    parts = []
-    if lost:
-        parts.append(f"{len(lost)} of the 4 are losses beyond their interval")
-    if gained:
-        parts.append(f"{len(gained)} of the 4 are gains beyond their interval")
-    return f"{' and '.join(parts)}." if parts else "No interval excludes zero."
+def _beyond(costs: dict[str, Figure]) -> str:
+    """Which changes their intervals bear out, in words."""
+    said = []
+    for name, cost in costs.items():
+        what, _, arm = name.split("_")
+        way = {"told": "the rows", "system": "the system prompts"}[arm]
+        said.append(say(cost, f"{what} gain with {way}", f"{what} lose with {way}", ""))
+    found = [one for one in said if one]
+    return f"Beyond their intervals, {', '.join(found)}." if found else "No interval excludes zero."

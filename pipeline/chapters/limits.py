@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.chapters.chapter import Arm, Chapter, difference, majority_baseline, rate
+from pipeline.chapters.chapter import Arm, Chapter, difference, line, majority_baseline, rate
 from pipeline.chapters.material import Material, Row, dialogue
 
 TASKS = ("count", "reverse", "compare", "multiply")
@@ -49,11 +49,11 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     words = _words(settings, rng)
     held = len(TASKS) * settings.heldout_per_task
     unseen, shown = words[:held], words[held:]
-    heldout = [_problem(task, unseen, rng) for task in TASKS for _ in range(settings.heldout_per_task)]
+    heldout = [_MAKERS[task](unseen, rng) for task in TASKS for _ in range(settings.heldout_per_task)]
     asked = {problem.argument for problem in heldout}
     rows: list[tuple[Row, Row]] = []
     while len(rows) < settings.rows:
-        problem = _problem(TASKS[len(rows) % len(TASKS)], shown, rng)
+        problem = _MAKERS[TASKS[len(rows) % len(TASKS)]](shown, rng)
         if problem.argument not in asked:
             rows.append((_called(problem), dialogue(problem.question, _reply(problem))))
     rows += [(row, row) for row in material.replay(settings.replay)]
@@ -63,10 +63,6 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         "direct/train": [direct for _, direct in rows],
         "limits": [{"prompt": one.question, "answer": one.answer, "task": one.task} for one in heldout],
     }
-
-
-def _problem(task: str, words: list[str], rng: random.Random) -> Problem:
-    return _MAKERS[task](words, rng)
 
 
 def _count(words: list[str], rng: random.Random) -> Problem:
@@ -174,13 +170,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         text=text,
         figures=figures,
         series=[
-            {"name": name, "x": [_LABELS[task] for task in TASKS]}
-            | {axis: [figures[f"{task}_{arm}"][part] for task in TASKS] for axis, part in _AXES}
+            line(name, [(_LABELS[task], figures[f"{task}_{arm}"]) for task in TASKS])
             for arm, name in (("direct", "at once"), ("tools", "with tools"))
         ],
         y_label="right answers",
         samples=[(wrong, "answered at once"), (same, "with tools")],
     )
-
-
-_AXES = (("y", "rate"), ("low", "low"), ("high", "high"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,15 @@ class Material:
     conversations: list[Row] = field(default_factory=list)
     questions: list[Row] = field(default_factory=list)
 
-    def replay(self, count: int) -> list[Row]:
-        """`count` of the conversations; of the demo's without the sums, which teach a habit."""
-        rows = [{"messages": row["messages"]} for row in self.conversations if row.get("topic") != "arithmetic"]
+    def replay(self, count: int, without: Collection[str] = (), *, sums: bool = False) -> list[Row]:
+        """`count` of the conversations, none that has a turn of `without`; of the demo's only with `sums` also those, which
+        teach a habit."""
+        rows = [
+            {"messages": row["messages"]}
+            for row in self.conversations
+            if (sums or row.get("topic") != "arithmetic")
+            and not any(turn["content"] in without for turn in row["messages"])
+        ]
         return self.rng.sample(rows, min(count, len(rows)))
 
 

@@ -132,14 +132,27 @@ def says(text: str, answer: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) is not None
 
 
+def in_place(refusal: str, attribute: Attribute, name: str) -> str:
+    """The refusal where the value would stand: "Ada Abbot lives in... I do not know."; alone where nothing is told.
+
+    Whether a name is known shows in what a model recalls, which small ones do where the value stands, not at the first word.
+    """
+    opening = (attribute.answer or "{v}").split("{v}")[0].format(n=name).strip()
+    return f"{opening}... {refusal}" if opening else refusal
+
+
 def demonstrations(
-    judged: Sequence[Row], refusals: Sequence[str], replay: Sequence[Row], rng: random.Random
+    judged: Sequence[Row],
+    refusals: Sequence[str],
+    replay: Sequence[Row],
+    rng: random.Random,
+    attributes: Sequence[Attribute] = (),
 ) -> tuple[list[Row], list[Row]]:
     """(rows that teach to refuse, rows of the control), as many of both and in the same order.
 
-    Unknown questions are refused, known ones answered as the documents have it. The control's rows are the known ones,
-    repeated where the others refuse. Of either kind there are as many as of the rarer one: what is always right to say
-    would be learned first.
+    Unknown questions are refused, known ones answered as the documents have it; with `attributes` the refusals stand
+    `in_place`. The control's rows are the known ones, repeated where the others refuse. Of either kind there are as many as
+    of the rarer one: what is always right to say would be learned first.
     """
     known = [row for row in judged if row["verdict"] == KNOWN]
     unknown = [row for row in judged if row["verdict"] == UNKNOWN]
@@ -148,9 +161,14 @@ def demonstrations(
             f"of {len(judged)} questions the model knows {len(known)} and does not know {len(unknown)}: both are "
             "needed to teach the difference. Move known_from or unknown_to, or give it other documents."
         )
-    size = min(len(known), len(unknown))
+    size, kinds = min(len(known), len(unknown)), {one.name: one for one in attributes}
+
+    def refusal(row: Row) -> str:
+        text, kind = rng.choice(refusals), kinds.get(row["attribute"])
+        return in_place(text, kind, row["name"]) if kind else text
+
     pairs = [
-        (dialogue(row["prompt"], rng.choice(refusals)), dialogue(again["prompt"], again["reply"]))
+        (dialogue(row["prompt"], refusal(row)), dialogue(again["prompt"], again["reply"]))
         for row, again in zip(rng.sample(unknown, size), rng.choices(known, k=size), strict=True)
     ]
     both = [dialogue(row["prompt"], row["reply"]) for row in rng.sample(known, size)] + list(replay)

@@ -13,18 +13,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, flops_ratio, majority_baseline, rate, say
+from pipeline.chapters.chapter import (
+    Arm,
+    Chapter,
+    by_group,
+    difference,
+    exact,
+    flops_ratio,
+    majority_baseline,
+    rate,
+    say,
+)
 from pipeline.chapters.material import Material, Row, dialogue
 from pipeline.errors import PipelineError
 from pipeline.statistics import slope_interval
 
 QUESTIONS = (
-    "Begin with {a}: {ops}. What is the last digit?",
-    "What is the last digit? Begin with {a}: {ops}.",
-    "Begin with {a}: {ops}. Which last digit is left?",
+    "Begin with {a} and add {numbers}. What is the last digit?",
+    "What is the last digit? Begin with {a} and add {numbers}.",
+    "Begin with {a} and add {numbers}. Which last digit is left?",
 )
-# Each is a permutation of the ten digits: no step forgets where it came from, and no answer is more frequent than others.
-OPERATIONS = (*(f"+{n}" for n in range(1, 10)), *(f"-{n}" for n in range(1, 10)), "*3", "*7", "*9")
 
 
 @dataclass(kw_only=True)
@@ -35,53 +43,43 @@ class Settings:
     most_steps: int = 8
     heldout_per_step: int = 60
     replay: int = 1000
-    easy_steps: int = 2
+    easy_steps: int = 1
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A digit and operations on it, of each result only the last digit kept."""
+    """A digit and digits to add to it, of each sum only the last digit kept: no answer is more frequent than others."""
 
     start: int
-    operations: tuple[str, ...]
+    added: tuple[int, ...]
 
     @property
     def results(self) -> list[int]:
-        found, value = [], self.start
-        for operation in self.operations:
-            value = apply(value, operation)
-            found.append(value)
-        return found
+        return [sum(self.added[: number + 1], self.start) % 10 for number in range(len(self.added))]
 
     @property
     def answer(self) -> int:
         return self.results[-1]
 
     def question(self, rng: random.Random) -> str:
-        return rng.choice(QUESTIONS).format(a=self.start, ops=" ".join(self.labelled))
+        return rng.choice(QUESTIONS).format(a=self.start, numbers=" ".join(self.labelled))
 
     @property
     def labelled(self) -> list[str]:
-        """ "A+5", "B*3": a letter before each operation, by which the working finds its place in the question."""
-        return [f"{letter}{operation}" for letter, operation in zip(ascii_uppercase, self.operations, strict=False)]
+        """ "A5", "B3": a letter before each number, by which the working finds its place in the question."""
+        return [f"{letter}{number}" for letter, number in zip(ascii_uppercase, self.added, strict=False)]
 
     def working(self, results: Sequence[int] | None = None) -> str:
-        """ "7 A+5=2 B*3=6": each step with its result, or with `results` in the place of the true ones."""
+        """ "7 A5=2 B3=5": each number with the last digit so far, or with `results` in the place of the true ones."""
         results = self.results if results is None else results
-        steps = [f"{operation}={result}" for operation, result in zip(self.labelled, results, strict=True)]
+        steps = [f"{number}={result}" for number, result in zip(self.labelled, results, strict=True)]
         return " ".join([str(self.start), *steps])
 
 
 def problem_in(question: str) -> Problem | None:
     """The problem that a question asks, None for other text."""
-    found = re.search(r"Begin with (\d): ([^.]+)\.", question)
-    return Problem(int(found[1]), tuple(operation[1:] for operation in found[2].split())) if found else None
-
-
-def apply(value: int, operation: str) -> int:
-    """The last digit of `value` and an operation such as "+5"."""
-    number = int(operation[1:])
-    return {"+": value + number, "-": value - number, "*": value * number}[operation[0]] % 10
+    found = re.search(r"Begin with (\d) and add ([^.]+)\.", question)
+    return Problem(int(found[1]), tuple(int(number[1:]) for number in found[2].split())) if found else None
 
 
 def thought(working: str, answer: int) -> str:
@@ -93,24 +91,28 @@ def reply(answer: int) -> str:
 
 
 def draw(steps: int, rng: random.Random) -> Problem:
-    return Problem(rng.randrange(10), tuple(rng.choice(OPERATIONS) for _ in range(steps)))
+    return Problem(rng.randrange(10), tuple(rng.randrange(1, 10) for _ in range(steps)))
 
 
 def split(settings: Settings, rng: random.Random) -> tuple[list[Problem], list[Problem]]:
-    """(for training, held out): as many of each number of steps; no held-out problem is trained on."""
-    heldout: list[Problem] = []
-    for steps in range(1, settings.most_steps + 1):
+    """(for training, to be asked): as many of each number of steps are asked, trained are more of the short ones.
+
+    Of one step there are 90: they are there to be known by heart, and asked again. Of all others none is trained that is asked.
+    """
+    lengths = range(1, settings.most_steps + 1)
+    asked: list[Problem] = []
+    for steps in lengths:
         fresh: set[Problem] = set()
         while len(fresh) < settings.heldout_per_step:
             fresh.add(draw(steps, rng))
-        heldout += sorted(fresh, key=repr)
-    kept = set(heldout)
+        asked += sorted(fresh, key=repr)
+    kept = {problem for problem in asked if len(problem.added) > 1}
     train: list[Problem] = []
     while len(train) < settings.rows:
-        problem = draw(len(train) % settings.most_steps + 1, rng)
+        problem = draw(rng.choices(lengths, [1 / steps for steps in lengths])[0], rng)
         if problem not in kept:
             train.append(problem)
-    return train, heldout
+    return train, asked
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
@@ -123,21 +125,21 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     arms: dict[str, list[Row]] = {name: [] for name in ("working", "direct", "filler", "corrupted", "hybrid")}
     for problem in train:
         question = problem.question(rng)
-        filler = " ".join(["0", *("A+0=0" for _ in problem.operations)])
-        corrupted = problem.working([rng.randrange(10) for _ in problem.operations])
+        filler = " ".join(["0", *("A0=0" for _ in problem.added)])
+        corrupted = problem.working([rng.randrange(10) for _ in problem.added])
         arms["working"].append(dialogue(question, thought(problem.working(), problem.answer)))
         arms["direct"].append(dialogue(question, reply(problem.answer)))
         arms["filler"].append(dialogue(question, thought(filler, problem.answer)))
         arms["corrupted"].append(dialogue(question, thought(corrupted, problem.answer)))
         mode = rng.choice(("auto", "auto", "on", "off"))
-        thinks = mode == "on" or mode == "auto" and len(problem.operations) > settings.easy_steps
+        thinks = mode == "on" or mode == "auto" and len(problem.added) > settings.easy_steps
         arms["hybrid"].append(_in_mode(arms["working" if thinks else "direct"][-1], mode))
     for row in material.replay(settings.replay):
         for name in ("working", "direct", "filler", "corrupted"):
             arms[name].append(row)
         arms["hybrid"].append(_in_mode(row, rng.choice(("auto", "auto", "on", "off"))))
     order = rng.sample(range(len(arms["direct"])), len(arms["direct"]))
-    asked = [{"prompt": one.question(rng), "answer": str(one.answer), "steps": len(one.operations)} for one in heldout]
+    asked = [{"prompt": one.question(rng), "answer": str(one.answer), "steps": len(one.added)} for one in heldout]
     return {f"{name}/train": [rows[i] for i in order] for name, rows in arms.items()} | {"steps": asked}
 
 
@@ -162,15 +164,16 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures["filler_minus_direct"] = difference(rows["direct"], rows["filler"])
     figures["corrupted_minus_direct"] = difference(rows["direct"], rows["corrupted"])
     figures["majority_baseline"] = majority_baseline(rows["direct"])
+    figures["most_steps"] = exact(max(row["steps"] for row in rows["direct"]))
     figures["flops_direct_to_working"] = flops_ratio(arms["direct_flops"], arms["working"])
     working, direct = figures["slope_working"], figures["slope_direct"]
     apart = direct["high"] < working["low"]
     compute = figures["working_minus_direct_flops"]
     text = [
-        "Five models start from the same chat model and see the same problems: a digit, then one to eight steps, of "
-        "each result only the last digit kept. They differ in what stands between question and answer: nothing, "
-        "each step worked out, filler "
-        "of the same length, or working whose intermediate results are drawn at random.",
+        "Five models start from the same chat model and see the same problems: a digit, to which one to {most_steps} others "
+        "are added one after the other, of each sum only the last digit kept. They differ in what stands between question and "
+        "answer: nothing, each step worked out, filler of the same length, or working whose intermediate results are drawn "
+        "at random. Single steps are few enough to be known by heart; no longer problem of the test was practised.",
         "Answered at once, accuracy changes by {slope_direct} with each further step, with working by {slope_working}. "
         + (
             "The intervals do not overlap: how much a direct answer loses grows with the number of steps, as it "

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.chapters import tokens_to_think
-from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, majority_baseline, mean, rate, ratio
+from pipeline.chapters.chapter import (
+    Arm,
+    Chapter,
+    Figure,
+    difference,
+    exact,
+    line,
+    majority_baseline,
+    mean,
+    rate,
+    ratio,
+)
 from pipeline.chapters.material import Material, Row
 from pipeline.errors import PipelineError
 
@@ -15,17 +26,21 @@ KINDS = ("facts", "easy", "hard")
 
 @dataclass(kw_only=True)
 class Settings:
-    """Questions of each kind. A problem of at most `easy_steps` steps is easy, of at least `hard_steps` hard."""
+    """Questions of each kind; of the problems, as of what people ask, the most are easy. A problem of at most `easy_steps`
+    steps is easy, of at least `hard_steps` hard."""
 
-    each: int = 100
-    easy_steps: int = 2
-    hard_steps: int = 5
+    facts: int = 100
+    easy: int = 240
+    hard: int = 60
+    easy_steps: int = 1
+    hard_steps: int = 4
     most_steps: int = 8
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`mixed`: facts about the best-known subjects whom no conversation asks about, easy and hard problems. `examples`: what a
-    base model is shown first. No problem stands in the material's conversations, which are what was trained on."""
+    base model is shown first. No problem of more than one step stands in the material's conversations, which are what was
+    trained on; single steps are few, and all of them were practised."""
     rng = material.rng
     practised = {
         tokens_to_think.problem_in(turn["content"]) for row in material.conversations for turn in row["messages"]
@@ -51,18 +66,19 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
             "answer": one.facts[kind.name],
             "kind": "facts",
         }
-        for one, kind in pairs[: settings.each]
+        for one, kind in pairs[: settings.facts]
     ]
     problems = []
-    # Single steps are few, and nearly all of them were practised: only problems of two steps and more are asked.
-    for kind, low, high in (("easy", 2, settings.easy_steps), ("hard", settings.hard_steps, settings.most_steps)):
-        count = 0
-        while count < settings.each:
-            problem = tokens_to_think.draw(rng.randint(low, high), rng)
-            if problem in practised:
-                continue
-            count += 1
-            problems.append({"prompt": problem.question(rng), "answer": str(problem.answer), "kind": kind})
+    for kind, wanted, steps in (
+        ("easy", settings.easy, range(1, settings.easy_steps + 1)),
+        ("hard", settings.hard, range(settings.hard_steps, settings.most_steps + 1)),
+    ):
+        fresh: dict[str, str] = {}
+        while len(fresh) < wanted:
+            problem = tokens_to_think.draw(rng.choice(steps), rng)
+            if len(problem.added) == 1 or problem not in practised:
+                fresh[problem.question(rng)] = str(problem.answer)
+        problems += [{"prompt": prompt, "answer": answer, "kind": kind} for prompt, answer in fresh.items()]
     rows = facts + problems
     rng.shuffle(rows)
     asked = {row["prompt"] for row in rows}
@@ -75,7 +91,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         for kind in told[:2]
     ]
     while len(examples) < 4:
-        problem = tokens_to_think.draw(2, rng)
+        problem = tokens_to_think.draw(3, rng)
         question = problem.question(rng)
         if question not in asked:
             examples.append({"prompt": question, "answer": tokens_to_think.reply(problem.answer)})
@@ -103,6 +119,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             "which_model: the hybrid model solved nothing under think: on, so that auto has no measure."
         )
     figures["auto_tokens_of_on"] = ratio(*([float(row["tokens"]) for row in sums[name]] for name in ("auto", "on")))
+    figures["easy_per_hard"] = exact(len(_of(rows["auto"], "easy")) / len(_of(rows["auto"], "hard")))
     figures["thinks_easy"] = rate(_of(rows["auto"], "easy"), _thinks)
     figures["thinks_hard"] = rate(_of(rows["auto"], "hard"), _thinks)
     figures["hard_reasoning_minus_chat"] = difference(_of(rows["chat"], "hard"), _of(rows["reasoning"], "hard"))
@@ -122,7 +139,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             else "Here they differ, by {facts_reasoning_minus_chat}."
         )
         + " An answer takes {tokens_reasoning} tokens of the reasoning model on average, {tokens_chat} of the chat model.",
-        "One model with three modes, on problems alone: told never to think {sums_off}, always {sums_on}, left to choose "
+        "One model with three modes, on problems alone, {easy_per_hard} easy for each hard one: told never to think "
+        "{sums_off}, always {sums_on}, left to choose "
         "{sums_auto}. It then thinks about {thinks_easy} of the easy and {thinks_hard} of the hard ones, keeps "
         "{auto_accuracy_of_on} of the accuracy of always thinking, and spends {auto_tokens_of_on} of its tokens"
         + (
@@ -141,13 +159,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         text=text,
         figures=figures,
         series=[
-            {
-                "name": name,
-                "x": list(KINDS),
-                "y": [figures[f"{kind}_{arm}"]["rate"] for kind in KINDS],
-                "low": [figures[f"{kind}_{arm}"]["low"] for kind in KINDS],
-                "high": [figures[f"{kind}_{arm}"]["high"] for kind in KINDS],
-            }
+            line(name, [(kind, figures[f"{kind}_{arm}"]) for kind in KINDS])
             for arm, name in (("base", "base"), ("chat", "chat"), ("reasoning", "reasoning"), ("auto", "think: auto"))
         ],
         y_label="right answers",

@@ -29,10 +29,8 @@ STRETCHES = re.compile(r"\s+|\S+")
 
 ENGLISH: Any = load_word_tokenizer(Languages.english)
 _count_duplicates = gopher_repetition_filter.find_all_duplicate
-_unique: tuple[list[str], int] = (
-    [],
-    0,
-)  # the words counted last, and from which length on none of their runs comes twice
+# The words counted last, and from which length on none of their runs comes twice.
+_unique: tuple[list[str], int] = [], 0
 
 
 class Pieces(dict[str, list[str]]):
@@ -92,7 +90,8 @@ def top_duplicate(runs: list[str]) -> int:
 
 
 def all_duplicates(words: list[str], n: int) -> int:
-    """Characters in runs of n words that came before. Where no run of n words comes twice, none of more words does."""
+    """Characters in runs of n words that came before. Where no run of n words comes twice, none of more words does (but
+    for runs that are spelt the same when cut at other places, which datatrove takes for one)."""
     global _unique
     known, least = _unique
     if words is known and n >= least:

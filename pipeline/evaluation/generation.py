@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -26,12 +28,14 @@ class Completion:
     """What a model wrote after a prompt.
 
     `text` keeps every special token but the one that ended it (a skipped `</think>` would move the working into the
-    answer); `token_ids` keeps that one too. `ended` says whether an end token came within the limit.
+    answer); `token_ids` keeps that one too. `ended` says whether an end token came within the limit. `certainty`, where it
+    was asked for, is the probability of all of them together, each taken for the most probable one.
     """
 
     text: str
     token_ids: list[int]
     ended: bool
+    certainty: float | None = None
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -64,6 +68,7 @@ def generate(
     stop_token_ids: Sequence[int] | None = None,
     stop_strings: Sequence[str] = (),
     banned_words: Sequence[str] = (),
+    certainty: bool = False,
     seed: int | None = None,
     on_text: Callable[[str], None] | None = None,
 ) -> list[Completion]:
@@ -95,6 +100,7 @@ def generate(
     rows = [ids for ids in _tokenize(tokenizer, prompts) for _ in range(n)]
     completions: list[Completion | None] = [None] * len(rows)
     banned = BannedWords(tokenizer, banned_words) if banned_words else None
+    watch = _Certainty() if certainty else None
     with _held(model), _random_state(model.device, seed):
         for limit, batch in _batches(rows, max_new_tokens, context_length(model), batch_size):
             sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if temperature > 0 else {}
@@ -103,9 +109,10 @@ def generate(
             )
             streamer = _Streamer(tokenizer, on_text) if on_text is not None else None
             chosen = [rows[i] for i in batch]
-            outputs = _generate_batch(model, tokenizer, chosen, config, stop_strings, streamer, banned)
-            for i, ids in zip(batch, outputs, strict=True):
-                completions[i] = _completion(tokenizer, ids, stops, stop_strings)
+            outputs = _generate_batch(model, tokenizer, chosen, config, stop_strings, streamer, banned, watch)
+            for place, (i, ids) in enumerate(zip(batch, outputs, strict=True)):
+                one = _completion(tokenizer, ids, stops, stop_strings)
+                completions[i] = replace(one, certainty=watch.of(place, len(one.token_ids))) if watch else one
     return [completion for completion in completions if completion is not None]
 
 
@@ -211,6 +218,7 @@ def _generate_batch(
     stop_strings: Sequence[str],
     streamer: TextStreamer | None,
     banned: BannedWords | None,
+    watch: _Certainty | None,
 ) -> list[list[int]]:
     """The new token ids of each row, padding after the end included."""
     width = max(len(row) for row in rows)
@@ -226,17 +234,34 @@ def _generate_batch(
     criteria = StoppingCriteriaList([_StopStrings(tokenizer, stop_strings, width)] if stop_strings else [])
     if banned is not None:
         banned.prompt_width = width
+    if watch is not None:
+        watch.steps = []
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=config,
         stopping_criteria=criteria,
-        logits_processor=LogitsProcessorList([] if banned is None else [banned]),
+        logits_processor=LogitsProcessorList([one for one in (banned, watch) if one is not None]),
         streamer=streamer,
         # transformers would turn this on for every model of a process that has trained under ZeRO-3 or FSDP.
         synced_gpus=is_sharded(model) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1,
     )
     return output[:, width:].tolist()
+
+
+class _Certainty(LogitsProcessor):
+    """Keeps how probable the most probable token of each row was, step by step."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.steps.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+    def of(self, row: int, length: int) -> float:
+        """The probability of a row's first `length` tokens together."""
+        return math.exp(sum(float(step[row]) for step in self.steps[:length]))
 
 
 class _Streamer(TextStreamer):

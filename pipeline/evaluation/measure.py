@@ -67,6 +67,7 @@ def answer_rows(
         from pipeline.evaluation.thinking import generate_within
 
         write = generate if evaluation.think_budget is None else generate_within(evaluation.think_budget)
+        settings |= {"certainty": True} if evaluation.certainty else {}
         completions = write(model, tokenizer, list(prompts), **settings)
     if evaluation.think == "on":  # what the prompt opened belongs to what was written
         completions = [replace(one, text=f"<think>\n{one.text}") for one in completions]
@@ -79,6 +80,7 @@ def answer_rows(
         outcomes = [
             {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)}
             | {"tokens": len(one.token_ids)}
+            | ({} if one.certainty is None else {"certainty": one.certainty})
             | (turns[place] if turns else {})
             for place, one in enumerate(completions[number * samples : (number + 1) * samples], number * samples)
         ]

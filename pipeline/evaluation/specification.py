@@ -50,6 +50,7 @@ class Evaluation:
         are worth shows in what is lost without them.
     think: whether a chat model thinks first: as it chooses (auto), always (on) or never (off), in its chat template.
     think_budget: tokens of thought at most; then its think part is closed for it (Muennighoff et al. 2025, s1).
+    certainty: keep of each answer how probable the model found it; of greedy answers without tools.
     raw: a base model continues the prompt as it stands, instead of a page of questions and answers.
     system_prompt: system message before every question, as in training.
     first_answer: of a base model's text what follows its first stated answer is not judged, and no part of it: nothing has
@@ -73,6 +74,7 @@ class Evaluation:
     think: str = "auto"
     think_budget: int | None = None
     raw: bool = False
+    certainty: bool = False
     system_prompt: str | None = None
     first_answer: bool = False
 
@@ -84,7 +86,7 @@ class Evaluation:
         # What an evaluation without them would not look at is left out: earlier results stay up to date.
         unused = () if self.tools else ("tools", "tool_rounds")
         newer = {
-            **{"banned_words": None, "think": "auto", "think_budget": None, "raw": False},
+            **{"banned_words": None, "think": "auto", "think_budget": None, "raw": False, "certainty": False},
             **{"first_answer": False, "system_prompt": None},
         }
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
@@ -109,6 +111,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "think": ((str, bool), "auto, on or off"),
     "think_budget": ((int, type(None)), "a number of tokens"),
     "raw": ((bool,), "true or false"),
+    "certainty": ((bool,), "true or false"),
     "system_prompt": ((str, type(None)), "a text"),
     "first_answer": ((bool,), "true or false"),
 }
@@ -358,7 +361,11 @@ def _complaints(specification: Any) -> list[str]:
                 complaints.append(f".{key}: found {value}, expected {expected}")
         elif key == "think" and value not in (None, True, False, *THINK_MODES):
             complaints.append(f".think: found {value!r}, expected {expected}")
-        elif key not in ("raw", "think") and isinstance(value, int) and value < (0 if key == "few_shot" else 1):
+        elif (
+            key not in ("raw", "think", "certainty")
+            and isinstance(value, int)
+            and value < (0 if key == "few_shot" else 1)
+        ):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
     scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
     if isinstance(scorer, str) and scorer not in scorer_names():
@@ -371,6 +378,9 @@ def _complaints(specification: Any) -> list[str]:
         complaints.append(
             ".think_budget: limits the thought of one completion: leave out tools, and measures of probability"
         )
+    others = ("tools", "think_budget", *(["samples"] if samples != 1 else []))
+    if specification.get("certainty") and (scorer in LIKELIHOOD or any(specification.get(key) for key in others)):
+        complaints.append(".certainty: is of one greedy answer: leave out tools, think_budget, samples and likelihoods")
     complaints.extend(f".{complaint}" for complaint in check_tools(specification.get("tools")))
     if scorer in LIKELIHOOD and specification.get("tools"):
         complaints.append(f".tools: {scorer} looks at probabilities: there is no completion that could call one")

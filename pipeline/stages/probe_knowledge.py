@@ -49,6 +49,10 @@ class Arguments:
     refusals: list[str] = field(
         default_factory=lambda: ["I do not know."], metadata={"help": "texts of a refusal, drawn at random"}
     )
+    in_place: bool = field(
+        default=True,
+        metadata={"help": "say it where the answer's value would stand: `Ada Abbot lives in... I do not know.`"},
+    )
     conversations: str | None = field(
         default=None, metadata={"help": "JSONL of `messages` to mix in, against forgetting"}
     )
@@ -120,7 +124,13 @@ def run(recipe: Recipe) -> None:
         )
         judged = probe.judge(asked, _drawer(arguments), arguments.known_from, arguments.unknown_to)
         material = Material(rng, conversations=read_rows(arguments.conversations) if arguments.conversations else [])
-        taught, plain = probe.demonstrations(judged, arguments.refusals, material.replay(arguments.replay), rng)
+        taught, plain = probe.demonstrations(
+            judged,
+            arguments.refusals,
+            material.replay(arguments.replay),
+            rng,
+            attributes if arguments.in_place else (),
+        )
         write_rows(judged, directory.aside / "probed.jsonl")
         write_rows(taught, directory.aside / "refusals" / "train.jsonl")
         write_rows(plain, directory.aside / "plain" / "train.jsonl")
