@@ -414,6 +414,8 @@ def base_arms(folder, right_after):
 def test_learning_in_context_is_told_as_the_answers_have_it(tmp_path, right, said):
     found = base_model.chapter(base_arms(tmp_path, right))
     assert said in found.text[1] and found.figures["shots_gain"]["value"] == pytest.approx((right - 20) / 40)
+    assert found.figures["best"]["correct"] == max(right, 20)  # the base model's best way, whichever it is
+    assert found.figures["chat_minus_best"]["value"] == pytest.approx((20 - max(right, 20)) / 40)
     assert found.figures["slope_of_doubling"]["low"] > 0 and found.series[0]["x"] == [1, 2, 4, 8]
     assert found.figures["bare_ends"]["rate"] == 0 and found.figures["chat_ends"]["rate"] == 1
     found.write("base_model", tmp_path)
