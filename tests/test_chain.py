@@ -74,9 +74,21 @@ def test_each_model_answers_the_same_questions(run):
     assert chat > base
 
 
+def test_a_reward_model_and_a_policy_of_it_are_measured_by_the_judge(run):
+    def results(stage):
+        return json.loads((run / stage / "evaluation.json").read_text())
+
+    assert {"preference_heldout", "judge_agreement"} <= set(results("reward"))
+    assert {"judge_win_rate", "facts_heldout", "facts_heldout_change"} <= set(results("rlhf"))
+    for result in (results("reward")["judge_agreement"], results("rlhf")["judge_win_rate"]):
+        assert result["low"] <= result["rate"] <= result["high"]
+    parents = [parent["path"] for parent in read_manifest(run / "rlhf")["parents"]]
+    assert sorted(parents) == ["../reward", "../sft", "../world"]
+
+
 def test_the_report_shows_every_stage(run):
     report = json.loads((run / "report" / "report.json").read_text())
-    for stage in ("pretrain", "sft", "grpo"):
+    for stage in ("pretrain", "sft", "grpo", "rlhf"):
         assert report["stages"][stage]["evaluations"]
         assert report["stages"][stage]["tokens"] > 0
         assert report["stages"][stage]["seconds"] > 0
