@@ -1,6 +1,9 @@
 """Public benchmarks through lm-evaluation-harness: our token ids, results with intervals, every answer kept."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,6 +216,32 @@ def test_a_training_stage_asks_them_at_its_end(tmp_path, suite, tiny_world, caps
     recipe = sft_recipe(tmp_path / "sft.yaml", tiny_world, max_steps=1, evaluations={"small": some})
     assert command("sft", "--config", recipe) == 0
     assert json.loads((tmp_path / "sft" / "evaluation.json").read_text())["small.sums"]["n"] == 12
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_questions_and_find_what_one_finds(tmp_path, suite, tiny_model_dir):
+    entries = {"small": {**suite, "benchmarks": ["colours", "sums", "gold"], "limit": 5}}
+    one = evaluate_checkpoint(tiny_model_dir, entries, kind="chat", directory=tmp_path / "one")
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from pipeline.evaluation.evaluate import evaluate_checkpoint\n"
+        f"found = evaluate_checkpoint({str(tiny_model_dir)!r}, {entries!r}, kind='chat', directory={str(tmp_path / 'two')!r})\n"
+        f"assert [one['n'] for one in found.values()] == {[result['n'] for result in one.values()]!r}\n"
+        "from accelerate import PartialState\n"
+        "assert PartialState().num_processes == 2\n"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618", str(script)],
+        check=True,
+        timeout=600,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
+    for name in one:  # padding differs between batches, and with it the last digits
+        alone, together = rows_of(tmp_path / "one", name), rows_of(tmp_path / "two", name)
+        assert [row["prompt"] for row in alone] == [row["prompt"] for row in together] and len(alone) in (4, 5)
+        assert [row.get("completion") for row in alone] == [row.get("completion") for row in together]
+        likely = [[row.get("log_likelihoods", []) for row in rows] for rows in (alone, together)]
+        assert [sum(one) for one in likely[0]] == pytest.approx([sum(one) for one in likely[1]])
 
 
 @pytest.mark.slow

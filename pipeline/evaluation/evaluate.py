@@ -73,7 +73,7 @@ def run_evaluations(
             answered, results[name] = run_benchmark(
                 evaluation, model, tokenizer, chat=chat, batch_size=batch_size, shared=ranks > 1
             )
-            first_prompt = answered[0]["prompt"] if answered else None
+            first_prompt = answered[0]["prompt"]
         else:
             answered, first_prompt = _ask(
                 evaluation, name, model, tokenizer, chat=chat, batch_size=batch_size, rank=rank, ranks=ranks

@@ -66,7 +66,7 @@ def load_tasks(benchmark: Benchmark) -> tuple[Any, ...]:
 def run_benchmark(
     benchmark: Benchmark, model: Any, tokenizer: Any, *, chat: bool, batch_size: int, shared: bool = False
 ) -> tuple[list[Row], Row]:
-    """Every question of a benchmark with the model's answer, and the result; both empty on ranks other than the first.
+    """Every question of a benchmark with the model's answer, and the result.
 
     Args:
         chat: Whether prompts are rendered in the chat template.
@@ -91,10 +91,18 @@ def run_benchmark(
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
-    if found is None:
-        return [], {}
+    read = [_read(benchmark, tasks, found["samples"]) if found is not None else ([], {})]
+    if shared:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(read)  # the first rank alone has the samples
+    return read[0]
+
+
+def _read(benchmark: Benchmark, tasks: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[list[Row], Row]:
+    """The rows and the result of lm-evaluation-harness' samples."""
     rows = []
-    for name, samples in found["samples"].items():
+    for name, samples in found.items():
         metric = benchmark.metric or next(iter(tasks[name].aggregation()))
         filters = list(dict.fromkeys(sample["filter"] for sample in samples))
         wanted = benchmark.filter or filters[0]
@@ -163,7 +171,8 @@ def _row(task: str, sample: Row, metric: str, parts: Sequence[str]) -> Row:
     row |= {part: sample[part] for part in parts if part in sample}
     answers = sample["resps"][0]
     if hasattr(answers[0], "completion"):
-        completions = [one.completion for one in answers]
+        # A rank with fewer questions than the others asks its last one again.
+        completions = [one.completion for one in answers[: len(value) if isinstance(value, list) else 1]]
         written = [{"completion": c.text, "ended": c.ended, "tokens": len(c.token_ids)} for c in completions]
         if isinstance(value, list):
             every = [one | {"correct": bool(right)} for one, right in zip(written, value, strict=True)]
