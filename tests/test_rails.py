@@ -103,8 +103,13 @@ def test_rails_are_silent_on_healthy_runs(logs, tmp_path):
 def test_rails_are_silent_on_logs_of_real_healthy_runs(path, tmp_path):
     """`metrics.jsonl` of runs that ended well, as README.md beside them says, with the figures that rails watch."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rails, control = run(rows, tmp_path / "alerts.jsonl")
+    ceiling = None if "rlhf" in path.stem else CEILING  # a reward model knows none
+    rails, control = run(rows, tmp_path / "alerts.jsonl", ceiling=ceiling)
     assert rails.tripped is None and not control.should_training_stop and len(rails.history.rows) == len(rows) >= 40
+
+
+def test_there_are_three_healthy_runs():
+    assert len(HEALTHY) >= 3
 
 
 def test_warn_goes_on_and_says_it_once_and_off_says_nothing(tmp_path):
