@@ -192,7 +192,7 @@ def inject(monkeypatch, script, tokenizer):
     """Have `script` write what the model would, one level below `generate`."""
     seen = []
 
-    def generate_batch(model, tokenizer_, rows, config, stop_strings, streamer, banned):
+    def generate_batch(model, tokenizer_, rows, config, *_):
         seen.append(rows)
         return [ids[: config.max_new_tokens] for ids in spoken_by(script, tokenizer)(rows)]
 
