@@ -430,7 +430,7 @@ def test_sampled_and_weighed_answers_do_not_break_the_page(run):
     (run / "tokenizer" / "evaluation").mkdir(parents=True, exist_ok=True)
     (run / "tokenizer" / "evaluation" / "tokenizer.html").write_text("<p>tokens</p>")
     page = report(run).read_text()
-    assert "It is 2." in page and "0.5 [0.4, 0.6]" in page
+    assert "It is 2." in page and "0.5<small>0.4 – 0.6</small>" in page
     assert 'href="../tokenizer/evaluation/tokenizer.html"' in page
 
 
