@@ -264,6 +264,13 @@ def test_few_shot_rows_are_the_first_of_their_file_and_never_questions(tmp_path)
         few_shot_rows(Evaluation(str(asked), "exact", few_shot=4, few_shot_path=str(shown)))
 
 
+@pytest.mark.parametrize("key", ["raw", "think", "certainty", "first_answer"])
+@pytest.mark.parametrize("value", [True, False])
+def test_truth_values_are_no_small_numbers(tmp_path, key, value):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "One?", "answer": "1"}])
+    assert check_evaluations({"one": {"path": str(path), "scorer": "numeric", key: value}}) == []
+
+
 def test_every_complaint_about_evaluations_comes_at_once(tmp_path):
     there = write_jsonl(tmp_path / "there.jsonl", [{"prompt": "a?", "answer": "1"}])
     complaints = check_evaluations(

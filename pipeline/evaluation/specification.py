@@ -361,11 +361,7 @@ def _complaints(specification: Any) -> list[str]:
                 complaints.append(f".{key}: found {value}, expected {expected}")
         elif key == "think" and value not in (None, True, False, *THINK_MODES):
             complaints.append(f".think: found {value!r}, expected {expected}")
-        elif (
-            key not in ("raw", "think", "certainty")
-            and isinstance(value, int)
-            and value < (0 if key == "few_shot" else 1)
-        ):
+        elif type(value) is int and value < (0 if key == "few_shot" else 1):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
     scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
     if isinstance(scorer, str) and scorer not in scorer_names():
