@@ -69,6 +69,20 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, *, dra
     return means[round(edge * (draws - 1))], means[round((1 - edge) * (draws - 1))]
 
 
+def mean_interval(values: Sequence[float]) -> dict[str, float]:
+    """{"value", "low", "high"} of a mean over questions, bootstrapped over them."""
+    low, high = bootstrap_interval(values)
+    return {"value": fmean(values), "low": low, "high": high}
+
+
+def ratio_interval(parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float]:
+    """{"value", "low", "high"} of one sum over another, such as all bits over all bytes, one of each a question;
+    bootstrapped over questions by linearisation of the ratio."""
+    value, size = sum(parts) / sum(wholes), sum(wholes) / len(wholes)
+    low, high = bootstrap_interval([(part - value * whole) / size for part, whole in zip(parts, wholes, strict=True)])
+    return {"value": value, "low": value + low, "high": value + high}
+
+
 def over_seeds(
     scores: Sequence[Sequence[float]], *, same_items: bool = False, confidence: float = 0.95, draws: int = 2_000
 ) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.chapters.material import Row, read_rows
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, compute, dump, read_manifest, write_atomically
-from pipeline.statistics import bootstrap_interval, counts, paired_difference, wilson_interval
+from pipeline.statistics import bootstrap_interval, counts, mean_interval, paired_difference, wilson_interval
 
 Figure = dict[str, Any]
 
@@ -162,25 +162,14 @@ def any_right(row: Row) -> bool:
 def change(before: Sequence[Row], after: Sequence[Row]) -> Figure:
     """How much the share of right samples changed, bootstrapped over the same questions: {value, low, high}."""
     _same_questions(before, after)
-    return mean([fmean(right_samples(new)) - fmean(right_samples(old)) for old, new in zip(before, after, strict=True)])
+    return mean_interval(
+        [fmean(right_samples(new)) - fmean(right_samples(old)) for old, new in zip(before, after, strict=True)]
+    )
 
 
 def _same_questions(before: Sequence[Row], after: Sequence[Row]) -> None:
     if [row["prompt"] for row in before] != [row["prompt"] for row in after]:
         raise PipelineError("two models of a chapter were not asked the same questions: evaluate both anew.")
-
-
-def mean(values: Sequence[float]) -> Figure:
-    """{value, low, high} of a mean, bootstrapped over questions."""
-    low, high = bootstrap_interval(values)
-    return {"value": sum(values) / len(values), "low": low, "high": high}
-
-
-def ratio(after: Sequence[float], before: Sequence[float]) -> Figure:
-    """Sum of `after` over sum of `before`, on the same questions, bootstrapped over them by linearisation."""
-    value, size = sum(after) / sum(before), sum(before) / len(before)
-    low, high = bootstrap_interval([(a - value * b) / size for a, b in zip(after, before, strict=True)])
-    return {"value": value, "low": value + low, "high": value + high}
 
 
 def exact(value: float) -> Figure:
@@ -232,7 +221,10 @@ def while_training(arm: Arm, stretches: int = 5, reward: str = "rewards/numeric/
     edges = [round(i * len(logged) / stretches) for i in range(stretches + 1)]
     parts = [logged[a:b] for a, b in zip(edges, edges[1:], strict=False)]
     last = logged[-1]["step"]
-    return [((part[0]["step"] + part[-1]["step"]) / (2 * last), mean([row[reward] for row in part])) for part in parts]
+    return [
+        ((part[0]["step"] + part[-1]["step"]) / (2 * last), mean_interval([row[reward] for row in part]))
+        for part in parts
+    ]
 
 
 def say(interval: Figure, above: str, below: str, neither: str) -> str:

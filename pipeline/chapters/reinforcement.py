@@ -15,7 +15,6 @@ from pipeline.chapters.chapter import (
     difference,
     exact,
     line,
-    mean,
     rate,
     right_samples,
     say,
@@ -25,6 +24,7 @@ from pipeline.chapters.chapter import (
 from pipeline.chapters.material import Row, read_rows
 from pipeline.errors import PipelineError
 from pipeline.evaluation.self_checks import checks
+from pipeline.statistics import mean_interval
 
 GREEDY, MANY, FACTS = "sums_greedy", "sums_many", "facts_heldout"
 CHECKED, UNCHECKED = "sums_greedy", "sums_unchecked"
@@ -99,7 +99,7 @@ def _checks(arms: dict[str, Arm]) -> tuple[dict[str, Figure], list[dict[str, Any
         rows, without = arm.answers(CHECKED), arm.answers(UNCHECKED)
         figures[f"checks_accuracy_{name}"] = rate(rows)
         figures[f"checks_share_{name}"] = rate(rows, lambda row: bool(checks(row["completion"])))
-        figures[f"checks_tokens_{name}"] = mean([row["tokens"] for row in rows])
+        figures[f"checks_tokens_{name}"] = mean_interval([row["tokens"] for row in rows])
         figures[f"checks_worth_{name}"] = difference(without, rows)
     path = arms["checks_after"].path / "rollouts.jsonl"
     if not path.is_file():

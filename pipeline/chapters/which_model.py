@@ -14,12 +14,11 @@ from pipeline.chapters.chapter import (
     exact,
     line,
     majority_baseline,
-    mean,
     rate,
-    ratio,
 )
 from pipeline.chapters.material import Material, Row
 from pipeline.errors import PipelineError
+from pipeline.statistics import mean_interval, ratio_interval
 
 KINDS = ("facts", "easy", "hard")
 
@@ -107,18 +106,20 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     for name, answers in rows.items():
         for kind in KINDS:
             figures[f"{kind}_{name}"] = rate(_of(answers, kind))
-        figures[f"tokens_{name}"] = mean([row["tokens"] for row in answers])
+        figures[f"tokens_{name}"] = mean_interval([row["tokens"] for row in answers])
     sums = {name: [row for row in answers if row["kind"] != "facts"] for name, answers in rows.items()}
     figures |= {f"sums_{mode}": rate(sums[mode]) for mode in ("auto", "on", "off", "budget")}
     if figures["sums_on"]["correct"]:
-        figures["auto_accuracy_of_on"] = ratio(
+        figures["auto_accuracy_of_on"] = ratio_interval(
             *([float(row["correct"]) for row in sums[name]] for name in ("auto", "on"))
         )
     else:
         raise PipelineError(
             "which_model: the hybrid model solved nothing under think: on, so that auto has no measure."
         )
-    figures["auto_tokens_of_on"] = ratio(*([float(row["tokens"]) for row in sums[name]] for name in ("auto", "on")))
+    figures["auto_tokens_of_on"] = ratio_interval(
+        *([float(row["tokens"]) for row in sums[name]] for name in ("auto", "on"))
+    )
     figures["easy_per_hard"] = exact(len(_of(rows["auto"], "easy")) / len(_of(rows["auto"], "hard")))
     figures["thinks_easy"] = rate(_of(rows["auto"], "easy"), _thinks)
     figures["thinks_hard"] = rate(_of(rows["auto"], "hard"), _thinks)

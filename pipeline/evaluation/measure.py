@@ -13,7 +13,7 @@ from pipeline.evaluation.scorers import Scorer, find_scorer, is_verifier, same_a
 from pipeline.evaluation.self_checks import effects
 from pipeline.evaluation.specification import LIKELIHOOD, Evaluation
 from pipeline.rewards.answer import up_to_first_answer
-from pipeline.statistics import bootstrap_interval, counts, pass_at_k
+from pipeline.statistics import bootstrap_interval, counts, mean_interval, pass_at_k, ratio_interval
 
 # A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
 # one line, so is the question.
@@ -211,20 +211,6 @@ def majority_of(k: int, scorer: str, samples: Sequence[Row]) -> float:
 
 def _powers(samples: int) -> list[int]:
     return [k for k in (2**i for i in range(samples.bit_length())) if k < samples] + [samples]
-
-
-def mean_interval(values: Sequence[float]) -> dict[str, float]:
-    """{"value", "low", "high"} of a mean over questions."""
-    low, high = bootstrap_interval(values)
-    return {"value": fmean(values), "low": low, "high": high}
-
-
-def ratio_interval(bits: Sequence[float], sizes: Sequence[int]) -> dict[str, float]:
-    """Bits of all rows over bytes of all rows; the interval resamples rows (by linearisation of the ratio)."""
-    value = sum(bits) / sum(sizes)
-    mean_size = sum(sizes) / len(sizes)
-    low, high = bootstrap_interval([(b - value * size) / mean_size for b, size in zip(bits, sizes, strict=True)])
-    return {"value": value, "low": value + low, "high": value + high}
 
 
 def base_stops(examples: Sequence[Row]) -> tuple[str, ...]:

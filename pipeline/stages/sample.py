@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,8 +132,7 @@ def run(recipe: Recipe) -> None:
         drawn.parent.mkdir(exist_ok=True)
         draw, origin, notes = _taught(arguments, rows, drawn.parent) if arguments.base_url else _drawn(arguments)
         rejection.sample(rows, draw, rewards, weights, drawn)
-        cost = notes.pop("cost", None)
-        notes |= cost(rejection.read_lines(drawn)) if cost else {}
+        noted = notes(rejection.read_lines(drawn))
         facts = rejection.keep(
             rejection.read_lines(drawn),
             directory.aside,
@@ -143,7 +143,7 @@ def run(recipe: Recipe) -> None:
         )
         drawn.replace(directory.aside / rejection.SAMPLED)
         print("sample  " + ", ".join(f"{key} {value:,.4g}" for key, value in facts.items()), flush=True)
-        directory.publish(metrics=facts, **notes)
+        directory.publish(metrics=facts, **noted)
 
 
 def _rewards(arguments: Arguments) -> tuple[list[Any], list[float]]:
@@ -175,14 +175,18 @@ def _examples(arguments: Arguments) -> list[dict[str, Any]]:
 
 
 def _messages(arguments: Arguments, prompt: Any) -> list[dict[str, Any]]:
+    from pipeline.evaluation.generation import as_messages
+
     system = [{"role": "system", "content": arguments.system_prompt}] if arguments.system_prompt else []
-    return [*system, *([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)]
+    return [*system, *as_messages(prompt)]
 
 
-def _taught(
-    arguments: Arguments, rows: list[dict[str, Any]], folder: Path
-) -> tuple[Any, dict[str, str], dict[str, Any]]:
-    """How to draw from a teacher that has answered everything, where its answers came from, and the manifest's notes."""
+Notes = Callable[[Any], dict[str, Any]]
+"""What the manifest is told of the lines that were drawn."""
+
+
+def _taught(arguments: Arguments, rows: list[dict[str, Any]], folder: Path) -> tuple[Any, dict[str, str], Notes]:
+    """How to draw from a teacher that has answered everything, where its answers came from, and what to note of them."""
     from pipeline.endpoint import Endpoint
     from pipeline.evaluation import teacher
 
@@ -212,11 +216,11 @@ def _taught(
         )
     replies = teacher.Replies(path)
     origin = {"model": arguments.model, "endpoint": arguments.base_url}
-    return replies.draw, origin, {"teacher": origin | {"answers_by_model": dict(replies.models)}}
+    return replies.draw, origin, lambda lines: {"teacher": origin | {"answers_by_model": dict(replies.models)}}
 
 
-def _drawn(arguments: Arguments) -> tuple[Any, dict[str, str], dict[str, Any]]:
-    """The same for a checkpoint, which draws when it is asked; `cost` of the notes counts its tokens, prompts too."""
+def _drawn(arguments: Arguments) -> tuple[Any, dict[str, str], Notes]:
+    """The same for a checkpoint, which draws when it is asked; noted is what that cost, prompts too."""
     from pipeline.evaluation.generation import generate, render_prompt
     from pipeline.evaluation.loading import load_checkpoint
     from pipeline.evaluation.measure import base_stops
@@ -256,4 +260,4 @@ def _drawn(arguments: Arguments) -> tuple[Any, dict[str, str], dict[str, Any]]:
             tokens += sum(len(loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in texts)
         return {"tokens": tokens, "flops": tokens * flops_per_token(loaded.model, arguments.max_new_tokens) / 3}
 
-    return draw, {"model": arguments.model_name_or_path}, {"cost": cost}
+    return draw, {"model": arguments.model_name_or_path}, cost

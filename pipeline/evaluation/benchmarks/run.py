@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.benchmarks.specification import Benchmark, read_task
-from pipeline.evaluation.measure import mean_interval, ratio_interval, sampled_figures
-from pipeline.statistics import counts
+from pipeline.evaluation.measure import sampled_figures
+from pipeline.statistics import counts, mean_interval, ratio_interval
 
 Row = dict[str, Any]
 
