@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--accelerate", metavar="FILE", help="Accelerate config for the training stages")
     run.add_argument("--overwrite", action="store_true", help="move what an earlier run wrote aside and start anew")
     run.add_argument("--controls", action="store_true", help=CONTROLS)
+    run.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="stages at a time, where none waits for the other"
+    )
 
     plan = command(
         "plan", "what a recipe or a folder of them would do, and all that is wrong with it", _plan, overrides=True
@@ -200,6 +203,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         accelerate=options.accelerate,
         overwrite=options.overwrite,
         controls=options.controls,
+        jobs=options.jobs,
     )
 
 

@@ -1,5 +1,6 @@
 """A folder's stages in order, each in a process of its own: the same command that a person would type."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ def run_folder(
     accelerate: str | None = None,
     overwrite: bool = False,
     controls: bool = False,
+    jobs: int = 1,
 ) -> int:
     """Run every stage that is not up to date, then print what each checkpoint reached and what to try next.
 
@@ -43,9 +45,11 @@ def run_folder(
         accelerate: Accelerate config for the training stages.
         overwrite: Move what an earlier run wrote aside.
         controls: Run the controls of every `grpo` recipe after it; their recipes are written beside their directories.
+        jobs: Stages to run at a time, where none waits for the other. With more than one each has its share of the cores,
+            unless OMP_NUM_THREADS says otherwise, and prints to a file in the run's folder `logs`.
 
     Returns:
-        0, or the exit status of the stage that failed.
+        0, or the exit status of the first stage that failed; no other is started then.
 
     Raises:
         PipelineError: Something is wrong with a recipe; nothing was run.
@@ -57,21 +61,56 @@ def run_folder(
         recipes = up_to(recipes, until)
     keep_plan(recipes, _processes(accelerate))
     started = time.monotonic()
-    for number, recipe in enumerate(recipes, 1):
-        print(f"\n[{number}/{len(recipes)}] {recipe.stage}  {recipe.path}  ->  {recipe.output_dir}", flush=True)
-        begun = time.monotonic()
+    for recipe in recipes:
         if _derived(recipe) and recipe.source is not None:
             recipe.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(recipe.path, yaml.safe_dump(recipe.source.values, sort_keys=False, allow_unicode=True))
-        status = subprocess.call(_command(recipe, accelerate, overwrite), env=_environment())
-        if status != 0:
-            print(
-                f"\n{recipe.stage} stopped with status {status}. The same command goes on from here.", file=sys.stderr
-            )
-            return status
-        print(f"{recipe.stage}  done in {time.monotonic() - begun:.0f} s", flush=True)
+    status = _run_all(recipes, jobs, accelerate, overwrite)
+    if status != 0:
+        return status
     _summary(recipes, time.monotonic() - started)
     return 0
+
+
+def _run_all(recipes: Sequence[stages.Recipe], jobs: int, accelerate: str | None, overwrite: bool) -> int:
+    """Run each recipe as soon as those that it waits for are done; 0, or the first status that is not."""
+    before, logs = stages.waiting_for(recipes), _folder(recipes) / "logs"
+    waiting, done, running, failed = list(range(len(recipes))), set[int](), dict[int, _Job](), 0
+    while running or (waiting and not failed):
+        for number in [one for one in waiting if before[one] <= done][: 0 if failed else jobs - len(running)]:
+            waiting.remove(number)
+            recipe, log = recipes[number], None
+            if jobs > 1:
+                logs.mkdir(parents=True, exist_ok=True)
+                log = logs / f"{number + 1:02}-{recipe.path.stem}.log"
+            print(f"\n[{number + 1}/{len(recipes)}] {recipe.stage}  {recipe.path}  ->  {recipe.output_dir}", flush=True)
+            running[number] = _Job(_command(recipe, accelerate, overwrite), _environment(jobs), log)
+        for number, job in list(running.items()):
+            status = job.process.poll()
+            if status is None:
+                continue
+            del running[number]
+            stage = recipes[number].stage
+            if status == 0:
+                done.add(number)
+                print(f"{stage}  done in {time.monotonic() - job.begun:.0f} s", flush=True)
+                continue
+            failed = failed or status
+            said = f"\n{job.log}:\n" + "".join(job.log.read_text().splitlines(keepends=True)[-20:]) if job.log else ""
+            text = f"{said}\n{stage} {recipes[number].path} stopped with status {status}. The same command goes on from here."
+            print(text, file=sys.stderr)
+        time.sleep(0.02 if running else 0)
+    return failed
+
+
+class _Job:
+    """A stage that runs; with a log, what it prints goes there."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path | None) -> None:
+        self.begun, self.log = time.monotonic(), log
+        with contextlib.ExitStack() as files:
+            into = files.enter_context(log.open("w")) if log else None
+            self.process = subprocess.Popen(command, env=environment, stdout=into, stderr=into)
 
 
 def up_to(recipes: Sequence[stages.Recipe], until: str) -> list[stages.Recipe]:
@@ -137,10 +176,11 @@ def _command(recipe: stages.Recipe, accelerate: str | None, overwrite: bool) -> 
     return [*words, "--overwrite"] if overwrite else words
 
 
-def _environment() -> dict[str, str]:
+def _environment(jobs: int) -> dict[str, str]:
     # OpenMP threads that spin for long while they wait take the core from whatever else runs (seen: generation eight times
     # slower on a shared machine); not spinning at all makes a small model's steps a tenth slower on a quiet one.
-    return {"GOMP_SPINCOUNT": "10000", **os.environ}
+    shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+    return {"GOMP_SPINCOUNT": "10000", **shared, **os.environ}
 
 
 def _summary(recipes: Sequence[stages.Recipe], seconds: float) -> None:

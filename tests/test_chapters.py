@@ -202,7 +202,15 @@ def hallucination_arm(folder, unknown, known="Elmsworth"):
     ]  # fmt: skip
     untold = [row | {"completion": unknown, "mentions": 9, "seen": i % 2 == 0} for i, row in enumerate(rows[:20])]
     scored = [row | {"bits": 1.0 if row["mentions"] == 0 else 9.0} for row in rows]
-    return answered(folder, knowledge=rows, untold=untold, refusals=scored, calibration=rows[20:100])
+    others = [row | {"name": f"Q{i}"} for i, row in enumerate(rows)]
+    checks = [
+        row | {"certainty": 0.2 if row["name"] == "P99" and turn == 0 else row["certainty"]}
+        for row in rows
+        for turn in range(3)
+    ]
+    return answered(
+        folder, knowledge=rows, untold=untold, refusals=scored, calibration=others[20:100], self_check=checks
+    )
 
 
 def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
@@ -219,6 +227,13 @@ def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
     assert found.figures["coverage"]["correct"] == 66 and found.figures["risk"]["correct"] == 6
     assert found.figures["auroc_certainty"]["value"] == pytest.approx(0.95)
     assert found.figures["false_refusals_certain"]["correct"] == 0
+    assert found.figures["sure_from"] == exact(0.9) and found.figures["auroc_self_check"]["value"] == pytest.approx(
+        0.95
+    )
+    asked = {name: found.figures[f"{name}_self_check"] for name in ("made_up", "false_refusals", "known")}
+    assert {name: (one["n"], one["correct"]) for name, one in asked.items()} == {
+        "made_up": (60, 6), "false_refusals": (60, 0), "known": (60, 60),  # one odd answer of three is not ignorance
+    }  # fmt: skip
     assert "it is the refusals that changed it" in " ".join(found.text)
     path = found.write("hallucination", tmp_path)
     content = json.loads(path.read_text())
@@ -248,6 +263,15 @@ def test_what_is_calibrated_on_is_nobody_who_is_measured(subjects):
     names = {row["name"]: row["mentions"] for row in found["calibration"]}
     assert names.pop("Ada Abbot") == 9 and set(names.values()) == {0} and "Cleo Carver" not in names
     assert all("town of" not in row["prompt"] for row in found["calibration"])  # the wording that is held out
+    assert not set(names) & {row["name"] for row in found["knowledge"]}
+    checked = {(row["name"], row["mentions"]) for row in found["self_check"]}
+    assert checked == {(row["name"], row["mentions"]) for row in found["knowledge"]}
+
+
+def test_of_equally_good_thresholds_the_middle_one_is_taken():
+    assert hallucination._threshold([(0.1, False), (0.7, False), (0.8, True), (0.9, True)]) == 0.8
+    unknown, known = [(0.1, False), (0.5, False), (0.7, False)], [(0.4, True), (0.6, True), (0.9, True)]
+    assert hallucination._threshold(unknown + known) == 0.6
 
 
 def test_rows_with_search_answer_what_their_page_says_and_nothing_else(subjects):

@@ -6,10 +6,10 @@ import sys
 import pytest
 from fakes import write
 
-from pipeline import stages
+from pipeline import run, stages
 from pipeline.errors import PipelineError
 from pipeline.recipe import RecipeError
-from pipeline.run import up_to
+from pipeline.run import run_folder, up_to
 
 GROW = """
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ KIND, ENGINES, INPUTS = "crop", (), {}
 class Arguments:
     output_dir: str
     seed: int = 0
+    evaluations: str | dict | None = None
 
 def check(recipe):
     return []
@@ -122,6 +123,63 @@ def test_a_run_ends_with_the_file_of_a_name_or_else_with_the_last_recipe_of_a_st
         assert up_to(recipes, until)[-1].path.stem == last
     with pytest.raises(PipelineError, match="--until lunch: there are field, cook, dinner"):
         up_to(recipes, "lunch")
+
+
+@pytest.fixture
+def meals(kitchen, monkeypatch):
+    """Two crops of which a meal is made, and a fake command of a stage: it notes when it began and ended."""
+    write(kitchen / "r/bean.yaml", "stage: grow\noutput_dir: runs/x/bean")
+    write(kitchen / "r/corn.yaml", "stage: grow\noutput_dir: runs/x/corn")
+    write(kitchen / "r/soup.yaml", "stage: cook\nfood: [runs/x/bean, runs/x/corn]\noutput_dir: runs/x/soup")
+    code = (
+        "import os, sys, time; begun = time.time(); print('at work'); time.sleep(0.5);"
+        "open(sys.argv[1], 'w').write(f'{begun} {time.time()} ' + os.environ.get('OMP_NUM_THREADS', '-'));"
+        "sys.exit(3 if 'FAIL' in os.environ and 'bean' in sys.argv[1] else 0)"
+    )
+    monkeypatch.setattr(run, "_command", lambda recipe, *_: [sys.executable, "-c", code, f"{recipe.path.stem}.times"])
+    monkeypatch.setattr(run, "keep_plan", lambda *_: None)
+    monkeypatch.setattr(run, "_summary", lambda *_: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return kitchen
+
+
+def times(folder, name):
+    begun, ended, threads = (folder / f"{name}.times").read_text().split()
+    return float(begun), float(ended), threads
+
+
+def test_one_stage_runs_at_a_time_unless_jobs_says_otherwise(meals):
+    assert run_folder("r") == 0
+    (_, first, threads), (second, _, _), (third, _, _) = (times(meals, name) for name in ("bean", "corn", "soup"))
+    assert first <= second < third and threads == "-" and not (meals / "runs/x/logs").exists()
+
+
+def test_stages_that_do_not_wait_for_each_other_run_together(meals, monkeypatch, capfd):
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert run_folder("r", jobs=2) == 0
+    bean, corn, soup = (times(meals, name) for name in ("bean", "corn", "soup"))
+    assert max(bean[0], corn[0]) < min(bean[1], corn[1]) and soup[0] >= max(bean[1], corn[1])
+    assert {one[2] for one in (bean, corn, soup)} == {"3"}
+    assert (meals / "runs/x/logs/03-soup.log").read_text() == "at work\n" and "at work" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_nothing_is_started_after_a_stage_that_failed_and_what_runs_ends(meals, monkeypatch, capfd, jobs):
+    monkeypatch.setenv("FAIL", "1")
+    assert run_folder("r", jobs=jobs) == 3
+    assert (meals / "corn.times").exists() is (jobs == 2) and not (meals / "soup.times").exists()
+    error = capfd.readouterr().err
+    assert "bean.yaml stopped with status 3. The same command goes on from here." in error
+    assert ("01-bean.log:\nat work" in error) is (jobs == 2)
+
+
+def test_a_recipe_waits_for_what_the_evaluations_that_it_names_read(kitchen):
+    write(kitchen / "r/a.yaml", "stage: grow\noutput_dir: runs/x/a\nevaluations: r/c.yaml")
+    write(kitchen / "r/b.yaml", "stage: grow\noutput_dir: runs/x/b")
+    write(kitchen / "r/c.yaml", "stage: grow\noutput_dir: runs/x/c\nevaluations: {taste: {path: runs/x/b/rows.jsonl}}")
+    recipes = stages.load_folder("r")
+    assert [recipe.path.stem for recipe in recipes] == ["b", "a", "c"]
+    assert stages.waiting_for(recipes) == [set(), {0}, {0}]
 
 
 def test_a_cycle_a_clash_and_a_missing_producer_are_all_listed(kitchen):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median, median_low
 from typing import Any
 
-from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say
+from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say, share
 from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue
 from pipeline.chapters.probe import in_place, invented_names
 from pipeline.errors import PipelineError
@@ -26,12 +28,14 @@ class Settings:
     """Sizes of the evaluation. `refusal` are the words that count as one; `held_out`: the share of the subjects of each number
     of mentions, taught ones aside, that is kept from the probe to be measured, of those that no page mentions all;
     `wordings`: in how many each fact is asked for; `unseen_untold`: attributes that no page tells and the probe does not ask
-    for either, the last ones of the subjects' file."""
+    for either, the last ones of the subjects' file; `invented`: names that nobody has for each known person of the
+    calibration."""
 
     refusal: str = REFUSAL
     held_out: float = 0.5
     wordings: int = 2
     unseen_untold: int = 2
+    invented: int = 4
     untold_rows: int = 120
     search_rows: int = 3000
     replay: int = 800
@@ -41,8 +45,9 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`knowledge`: held-out phrasings about subjects whom no training row asks about, with their numbers of mentions.
     `untold`: questions that no page answers, about the best known of them. `refusals`: the refusal itself as the answer, on
     the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
-    row may ask about. `calibration`: other known and unknown people, from whom the chapter learns how certain an answer has to
-    be. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
+    row may ask about. `self_check`: what the model is asked about everybody of `knowledge` to see whether it knows them, in the
+    words of training, and `calibration`: the same about other known and unknown people, from whom the chapter learns how
+    certain it has to be. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
     they say, or refuse where they say nothing: memory is of no help there, so that reading is learned."""
     rng = material.rng
     told = [one for one in material.attributes if one.told]
@@ -69,7 +74,8 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     ]
     return {
         "knowledge": knowledge,
-        "calibration": _calibration(settings, material, {one.name for one in asked}),
+        "self_check": _self_check(asked, told, settings, rng),
+        "calibration": _self_check(_others(material, {one.name for one in asked}, settings), told, settings, rng),
         "untold": questions[: settings.untold_rows],
         "refusals": refusals,
         "held_out": [{"name": one.name} for one in asked],
@@ -77,18 +83,20 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     }
 
 
-def _calibration(settings: Settings, material: Material, held_out: set[str]) -> list[Row]:
-    """In the words of training: people who are known but not held out, untaught where there are such, and invented ones."""
-    rng = material.rng
+def _others(material: Material, held_out: set[str], settings: Settings) -> list[Subject]:
+    """People who are known but not held out, untaught where there are such, and invented ones."""
     others = [one for one in material.subjects if one.name not in held_out and one.mentions]
     top = max((one.mentions for one in others), default=0)
     best = [one for one in others if one.mentions == top]
     known = [one for one in best if not one.taught] or best
-    names = invented_names([one.name for one in material.subjects], len(known), [], rng)
-    told = [one for one in material.attributes if one.told]
+    names = invented_names([one.name for one in material.subjects], settings.invented * len(known), [], material.rng)
+    return [*known, *(Subject(name, {}) for name in names)]
+
+
+def _self_check(people: list[Subject], told: list[Attribute], settings: Settings, rng: random.Random) -> list[Row]:
     return [
         row
-        for one in [*known, *(Subject(name, {}) for name in names)]
+        for one in people
         for kind in told
         for row in _rows(one, replace(kind, heldout_questions=kind.questions), settings, rng)
     ]
@@ -178,7 +186,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "search_minus_refusals": difference(rows["refusals"], rows["search"]),
         "fewest_mentions": exact(least),
     }
-    figures |= _selective(arms["before"].answers("calibration"), known["before"], unknown["before"])
+    calibration, checks = arms["before"].answers("calibration"), arms["before"].answers("self_check")
+    figures |= _selective(calibration, checks, known["before"], unknown["before"])
     plain, after = figures["made_up_plain"], figures["made_up_refusals"]
     fewer = after["high"] < plain["low"]
     text = [
@@ -205,6 +214,11 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "silent where that is below {threshold}, which was chosen on other people, it makes up {made_up_certain}, refuses "
         "{false_refusals_certain} of what it was told often, and of the answers that it gives {risk} are wrong, at a coverage "
         "of {coverage}; of its more certain half {risk_half}.",
+        "A person is known or not as a whole. A model that is first asked other things about the person, and answers only "
+        "where the median probability of those answers is at least {sure_from}, makes up {made_up_self_check} about people of "
+        "whom no page tells, refuses {false_refusals_self_check} about those it was told of often, and answers "
+        "{known_self_check} rightly; over people the AUROC is {auroc_self_check}. That takes a few answers more for each "
+        "question and no training, and does nothing about what no page tells of a known person.",
         "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, and "
         "of people mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
         "all questions the share of right answers and due refusals changes by {search_minus_refusals}"
@@ -229,19 +243,21 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     )
 
 
-def _selective(calibration: list[Row], known: list[Row], unknown: list[Row]) -> dict[str, dict[str, Any]]:
-    """Answering only where the answer is probable (El-Yaniv and Wiener 2010), from a threshold on that was best for others."""
-
-    def gain(threshold: float) -> float:
-        kept = {
-            side: [row["certainty"] >= threshold for row in calibration if (row["mentions"] > 0) is side]
-            for side in (True, False)
-        }
-        return sum(kept[True]) / len(kept[True]) - sum(kept[False]) / len(kept[False])
-
-    threshold = max(sorted({row["certainty"] for row in calibration}), key=gain)
+def _selective(
+    calibration: list[Row], checks: list[Row], known: list[Row], unknown: list[Row]
+) -> dict[str, dict[str, Any]]:
+    """Answering only where the answer is probable (El-Yaniv and Wiener 2010), or only about people of whom the model's answers
+    to other questions mostly are, each from a threshold on that was best for the people of `calibration`."""
+    threshold = _threshold([(row["certainty"], row["mentions"] > 0) for row in calibration])
     rows = sorted(known + unknown, key=lambda row: -row["certainty"])
     answered = [row for row in rows if row["certainty"] >= threshold]
+    about = _by_person(checks)
+    sure_from = _threshold([(certainty, mentions > 0) for certainty, mentions in _by_person(calibration).values()])
+    top = known[0]["mentions"]
+
+    def sure(row: Row) -> bool:
+        return about[row["name"]][0] >= sure_from
+
     return {
         "threshold": exact(threshold),
         "auroc_certainty": auroc_interval([-row["certainty"] for row in unknown], [-row["certainty"] for row in known]),
@@ -250,4 +266,41 @@ def _selective(calibration: list[Row], known: list[Row], unknown: list[Row]) -> 
         "coverage": rate(rows, lambda row: row["certainty"] >= threshold),
         "risk": rate(answered or rows, lambda row: not row["correct"]),
         "risk_half": rate(rows[: len(rows) // 2], lambda row: not row["correct"]),
+        "sure_from": exact(sure_from),
+        "auroc_self_check": auroc_interval(
+            [-certainty for certainty, mentions in about.values() if mentions == 0],
+            [-certainty for certainty, mentions in about.values() if mentions == top],
+        ),
+        "made_up_self_check": share(_of_people(unknown, lambda row: sure(row) and made_up(row))),
+        "false_refusals_self_check": share(_of_people(known, lambda row: not sure(row))),
+        "known_self_check": share(_of_people(known, lambda row: sure(row) and row["correct"])),
     }
+
+
+def _threshold(scores: Sequence[tuple[float, bool]]) -> float:
+    """The score from which on most of those who are known and fewest of the others lie; the middle one of equally good ones."""
+    sides = {side: [score for score, known in scores if known is side] for side in (True, False)}
+
+    def gain(threshold: float) -> float:
+        above = {side: sum(score >= threshold for score in found) / len(found) for side, found in sides.items()}
+        return above[True] - above[False]
+
+    gains = {score: gain(score) for score in sorted({score for score, _ in scores})}
+    return median_low(score for score, found in gains.items() if found == max(gains.values()))
+
+
+def _by_person(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
+    """{name: (median certainty of the answers about it, mentions)}: the median, since one odd wording is not ignorance."""
+    certainties: dict[str, list[float]] = {}
+    for row in rows:
+        certainties.setdefault(row["name"], []).append(row["certainty"])
+    mentions = {row["name"]: row["mentions"] for row in rows}
+    return {name: (median(found), mentions[name]) for name, found in certainties.items()}
+
+
+def _of_people(rows: Sequence[Row], holds: Callable[[Row], bool]) -> list[list[bool]]:
+    """For each person whether it holds of the answers about them: of one person all stand or fall together."""
+    people: dict[str, list[bool]] = {}
+    for row in rows:
+        people.setdefault(row["name"], []).append(holds(row))
+    return list(people.values())

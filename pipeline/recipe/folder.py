@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe.source import Complaint, Source
+from pipeline.recipe.source import Complaint, RecipeError, Source, read_yaml
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 REWARD_MODEL = "reward_model:"
@@ -45,6 +46,10 @@ def link(source: Source, inputs: Iterable[str]) -> Link:
     """The paths of a recipe; `inputs` are the keys that the stage declares as its inputs."""
     output = _overridden(source, "output_dir", source.values.get("output_dir"))
     named = [(key, text) for key, value in source.values.items() if key != "output_dir" for text in texts_in(value)]
+    shared = source.values.get("evaluations")
+    if isinstance(shared, str) and Path(shared).is_file():  # what the recipe named there reads, this one reads
+        with contextlib.suppress(RecipeError):  # its own complaint comes when it is checked
+            named += [("evaluations", text) for text in texts_in(read_yaml(shared).get("evaluations"))]
     chosen = [(key, text) for key in inputs for text in texts_in(_overridden(source, key, source.values.get(key)))]
     return Link(
         source,

@@ -137,6 +137,15 @@ def examine_folder(
     return recipes, complaints + misfits
 
 
+def waiting_for(recipes: Sequence[Recipe]) -> list[set[int]]:
+    """For each recipe of a run, in order, the places of those whose output it reads."""
+    links = [link(Source(one.path, dict(one.values)), getattr(find(one.stage), "INPUTS", ())) for one in recipes]
+    return [
+        {number for number, other in enumerate(links[:place]) if one.reads_from(other)}
+        for place, one in enumerate(links)
+    ]
+
+
 def _controls(recipe: Recipe, world_size: int | None) -> tuple[list[Source], list[Complaint]]:
     from pipeline.rewards import resolve
 
