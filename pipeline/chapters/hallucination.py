@@ -281,9 +281,9 @@ def _threshold(scores: Sequence[tuple[float, bool]]) -> float:
     """The score from which on most of those who are known and fewest of the others lie; the middle one of equally good ones."""
     sides = {side: [score for score, known in scores if known is side] for side in (True, False)}
 
-    def gain(threshold: float) -> float:
-        above = {side: sum(score >= threshold for score in found) / len(found) for side, found in sides.items()}
-        return above[True] - above[False]
+    def gain(threshold: float) -> int:
+        above = {side: sum(score >= threshold for score in found) for side, found in sides.items()}
+        return above[True] * len(sides[False]) - above[False] * len(sides[True])
 
     gains = {score: gain(score) for score in sorted({score for score, _ in scores})}
     return median_low(score for score, found in gains.items() if found == max(gains.values()))
