@@ -271,6 +271,33 @@ def test_chapters_come_in_the_order_of_the_lecture(run):
     assert list(found["chapters"]) == ["base_model", "rlhf", "zebra", "facts", "ends"]
 
 
+def test_chapters_of_other_runs_are_told_too_with_their_own_seeds(run, tmp_path):
+    for seed in ("", "-2"):
+        write_chapter(write_run(tmp_path / f"other{seed}"), "base_model")
+    write_chapter(run, "rlhf")
+    for chapters_of in ([tmp_path / "other"], None):  # as the report before
+        report(run, chapters_of=chapters_of)
+        found = json.loads((run / "report" / "report.json").read_text())["chapters"]
+        assert list(found) == ["base_model", "rlhf", "facts", "ends"]
+        assert (
+            found["base_model"]["working"]["over_seeds"]["seeds"] == 2 and "over_seeds" not in found["rlhf"]["working"]
+        )
+    write_chapter(run, "base_model")
+    report(run)
+    found = json.loads((run / "report" / "report.json").read_text())["chapters"]
+    assert list(found) == ["base_model", "rlhf", "facts", "ends"] and "over_seeds" not in found["base_model"]["working"]
+    report(run, chapters_of=[])
+    assert json.loads((run / "report" / "report.json").read_text())["chapters_of"] == []
+
+
+def test_what_only_a_chapter_asked_is_no_column_of_the_table(run):
+    write_stage(run, "asked", "evaluation", ["sft"], {"riddles": result(3, 10)})
+    write_stage(run, "expert", "evaluation", [], {"facts": result(9, 10)})
+    lines = summary_table(run).splitlines()
+    assert "expert" in lines[0] and "asked" not in lines[0] and not any("riddles" in line for line in lines)
+    assert "asked" in lines[-1]
+
+
 @pytest.mark.slow
 def test_other_seeds_are_found_drawn_and_kept_apart_from_other_recipes(tmp_path):
     run = write_run(tmp_path / "tiny")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,8 +76,13 @@ def read_chapters(run: Run) -> list[Chapter]:
         if chapter.name in found:
             run.missing.append(f"{place}: a second chapter {chapter.name}; the one read last is shown")
         found[chapter.name] = chapter
+    return in_order(found.values())
+
+
+def in_order(chapters: Iterable[Chapter]) -> list[Chapter]:
+    """As the lecture tells them; others follow by name."""
     order = {name: i for i, name in enumerate(LECTURE)}
-    return sorted(found.values(), key=lambda chapter: (order.get(chapter.name, len(order)), chapter.name))
+    return sorted(chapters, key=lambda chapter: (order.get(chapter.name, len(order)), chapter.name))
 
 
 def evaluation_chapters(run: Run) -> list[Chapter]:

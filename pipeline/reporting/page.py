@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.manifest import MANIFEST, dump, manifest_hash, now, write_atomically
 from pipeline.reporting.card import model_card, owns_card
-from pipeline.reporting.chapters import Chapter, evaluation_chapters, read_chapters
+from pipeline.reporting.chapters import Chapter, evaluation_chapters, in_order, read_chapters
 from pipeline.reporting.claims import claims
 from pipeline.reporting.figures import chapter_figure, stage_figures
 from pipeline.reporting.funnel import funnel_figures
@@ -31,6 +31,7 @@ def report(
     output: str | Path | None = None,
     *,
     seeds: Sequence[str | Path] | None = None,
+    chapters_of: Sequence[str | Path] | None = None,
     price_per_hour: float | None = None,
     currency: str | None = None,
     license: str | None = None,
@@ -44,6 +45,8 @@ def report(
         output: where to; by default `report` in the run's folder.
         seeds: folders of the same run with other seeds; by default those beside it that are named after it, as
             `runs/demo-2`.
+        chapters_of: runs whose chapters are told here too, with what their own other seeds say; by default those that the
+            report which is there already tells.
         price_per_hour: of the machine that the stages ran on, for what each of them cost; by default as in the report that
             is there already.
         currency: of that price, by default USD.
@@ -60,12 +63,19 @@ def report(
     output.mkdir(parents=True, exist_ok=True)
     beside = other_runs(run, seeds)
     others = same_with_other_seeds(run, beside)
+    before = _last(output / "report.json")
+    chapters_of = before.get("chapters_of", []) if chapters_of is None else [str(one) for one in chapters_of]
     chapters, evaluations = read_chapters(run), evaluation_chapters(run)
-    evaluations = [one for one in evaluations if one.name not in {chapter.name for chapter in chapters}]
     chapters_over_seeds(chapters, beside)
+    for other in map(read_run, chapters_of):
+        told = read_chapters(other)
+        chapters_over_seeds(told, other_runs(other))
+        chapters = in_order([*(one for one in told if one.name not in {own.name for own in chapters}), *chapters])
+    evaluations = [one for one in evaluations if one.name not in {chapter.name for chapter in chapters}]
     evaluations_over_seeds(evaluations, run, others)
     price = {"per_hour": price_per_hour, "currency": currency or "USD"} if price_per_hour is not None else None
-    found = as_json(run, [*chapters, *evaluations], others, price or _last_price(output / "report.json"))
+    found = as_json(run, [*chapters, *evaluations], others, price or before.get("price"))
+    found["chapters_of"] = chapters_of
     write_atomically(output / "report.json", dump(found))
     context = {"run": run, "report": found, "models": run.models, "chapters": chapters, "evaluations": evaluations}
     page = render(
@@ -159,12 +169,12 @@ def _results(stage: Stage) -> dict[str, Any]:
     return {"evaluations": stage.evaluations, "last": last}
 
 
-def _last_price(path: Path) -> dict[str, Any] | None:
-    """What the report that is there already was written with."""
+def _last(path: Path) -> dict[str, Any]:
+    """What the report that is there already was written with; nothing where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("price")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, json.JSONDecodeError):
-        return None
+        return {}
 
 
 def _tokenizer_page(stage: Stage, output: Path) -> str | None:

@@ -88,12 +88,16 @@ class Run:
 
     @property
     def models(self) -> list[Stage]:
-        return [stage for stage in self.stages if stage.is_model]
+        """The checkpoints, and what was evaluated elsewhere where it has an evaluation in common with them: what a chapter
+        alone asked, it tells."""
+        models = [stage for stage in self.stages if stage.is_model]
+        shared = {name for stage in models if stage.kind in MODEL_KINDS for name in stage.evaluations}
+        return [one for one in models if not shared or one.kind in MODEL_KINDS or shared & set(one.evaluations)]
 
     @property
     def evaluation_names(self) -> list[str]:
         """Names of all evaluations, as the first stage that has them orders them."""
-        return list(dict.fromkeys(name for stage in self.stages for name in stage.evaluations))
+        return list(dict.fromkeys(name for stage in self.models for name in stage.evaluations))
 
     @property
     def seconds(self) -> float:

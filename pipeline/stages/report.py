@@ -23,6 +23,9 @@ class Arguments:
         default=None,
         metadata={"help": "folders of the same run with other seeds; by default those named RUN-NUMBER beside it"},
     )
+    chapters_of: list[str] | None = field(
+        default=None, metadata={"help": "runs whose chapters are told here too, such as runs/demo"}
+    )
     price_per_hour: float | None = field(
         default=None, metadata={"help": "of the machine that the stages ran on, for their cost", "range": (0, None)}
     )
@@ -41,6 +44,7 @@ INPUTS: dict[str, tuple[str, ...]] = {"run": ()}
 def check(recipe: Recipe) -> list[str]:
     """A run that is not there and that no stage will write."""
     given = {"run": [recipe.arguments.run], "seeds": recipe.arguments.seeds or []}
+    given["chapters_of"] = recipe.arguments.chapters_of or []
     return [
         f"{key}: {path} does not exist; expected a run's folder, such as runs/demo"
         for key, paths in given.items()
@@ -63,6 +67,7 @@ def run(recipe: Recipe) -> None:
         arguments.run,
         arguments.output_dir,
         seeds=arguments.seeds,
+        chapters_of=arguments.chapters_of,
         price_per_hour=arguments.price_per_hour,
         currency=arguments.currency,
         license=arguments.license,
