@@ -65,15 +65,15 @@ def test_every_arm_sees_the_same_problems_and_none_that_is_held_out():
     }
     assert asked["working"] == asked["direct"] == asked["filler"] == asked["hybrid"]
     heldout = {tokens_to_think.problem_in(row["prompt"]) for row in found["steps"]}
-    assert len(heldout) == 8 * 20
+    assert len(heldout) == 8 * 20 and None not in heldout
     practised = heldout & {tokens_to_think.problem_in(text) for text in asked["direct"]}
     assert all(len(problem.added) == 1 for problem in practised)  # to be known by heart
     for row, plain in zip(found["working/train"], found["direct/train"], strict=True):
         working, reply = re.fullmatch(r"<think>\n(.*)\n</think>\n\n(.*)", turns(row)[1]).groups()
         start, *steps = working.split(" ")
         value = int(start)
-        wanted = f"Begin with {value} and add {' '.join(step.split('=')[0] for step in steps)}."
-        assert turns(row)[0].count(wanted) == 1
+        wanted = f" {' '.join([start, *(step.split('=')[0] for step in steps)])}"
+        assert turns(row)[0][:-1].endswith(wanted)
         for step in steps:  # every step follows from the one before
             number, result = step[1:].split("=")
             assert (value + int(number)) % 10 == int(result)
@@ -328,12 +328,18 @@ def test_the_claim_about_tokens_to_think_is_the_slope_and_may_fail(tmp_path):
     assert found.figures["slope_direct"]["high"] < -0.07 and found.figures["slope_working"]["value"] == 0.0
     assert found.figures["flops_direct_to_working"] == exact(1.0)
     assert found.figures["majority_baseline"]["rate"] == pytest.approx(0.1)
-    assert "do not overlap" in found.text[1] and "not distinguishably different" in found.text[3]
+    assert found.figures["one_step_direct"]["correct"] == 36 and found.figures["most_steps_direct"]["correct"] == 8
+    assert "do not overlap" in found.text[1] and "results that can be read" in found.text[3]
+    assert "not distinguishably different" in found.text[3]
     worked = next(line for line in found.series if line["name"] == "working")
     assert worked["x"] == list(range(1, 9)) and set(worked["y"]) == {39 / 40}
     arms["working"] = think_arm(tmp_path / "also_falling", lambda steps: 40 - 4 * steps, 2.0)
     vain = tokens_to_think.chapter(arms)
-    assert "The intervals overlap" in vain.text[1] and "no advantage of working" in vain.text[2]
+    assert (
+        "not seen to lose more" in vain.text[1]
+        and "not told apart" in vain.text[3]
+        and "no advantage of working" in vain.text[2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -452,10 +458,22 @@ def test_facts_easy_and_hard_problems_are_mixed_and_none_was_practised(subjects)
     assert {kind: len(rows) for kind, rows in asked.items()} == {"facts": 1, "easy": 20, "hard": 10}
     steps = {kind: [tokens_to_think.problem_in(row["prompt"]) for row in asked[kind]] for kind in ("easy", "hard")}
     assert all(len(one.added) == 1 for one in steps["easy"]) and all(len(one.added) >= 4 for one in steps["hard"])
+    assert all(re.fullmatch(r"The answer is \d", row["answer"]) for row in asked["hard"])
     assert not set(steps["hard"]) & {tokens_to_think.problem_in(turns(row)[0]) for row in practised}
     assert not {row["prompt"] for row in found["examples"]} & {row["prompt"] for row in found["mixed"]}
     with pytest.raises(PipelineError, match="name the rows that the models were trained on"):
         which_model.exercises(which_model.Settings(), material(subjects))
+    with pytest.raises(PipelineError, match="easy: found 91, but there are only 90 such questions"):
+        which_model.exercises(which_model.Settings(easy=91), material(subjects, practised))
+
+
+def test_of_few_problems_with_several_steps_at_most_half_are_held_out():
+    settings = tokens_to_think.Settings(rows=400, largest=2, most_steps=3)
+    train, asked = tokens_to_think.split(settings, random.Random(0))
+    assert [sum(len(problem.added) == steps for problem in asked) for steps in (1, 2, 3)] == [20, 20, 40]
+    assert max(number for problem in train for number in problem.added) == 2
+    with pytest.raises(PipelineError, match="largest: found 10, expected a digit from 1 to 9"):
+        tokens_to_think.exercises(tokens_to_think.Settings(largest=10), material())
 
 
 def mixed(folder, **right):

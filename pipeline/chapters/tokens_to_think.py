@@ -28,21 +28,24 @@ from pipeline.chapters.material import Material, Row, dialogue
 from pipeline.errors import PipelineError
 from pipeline.statistics import slope_interval
 
+# The numbers stand last: a model of this size learns to add them at once several times faster than from a question that
+# goes on behind them.
 QUESTIONS = (
-    "Begin with {a} and add {numbers}. What is the last digit?",
-    "What is the last digit? Begin with {a} and add {numbers}.",
-    "Begin with {a} and add {numbers}. Which last digit is left?",
+    "What is the last digit of the sum {numbers}?",
+    "Which last digit has the sum {numbers}?",
+    "Give the last digit of the sum {numbers}.",
 )
 
 
 @dataclass(kw_only=True)
 class Settings:
-    """Sizes of the data."""
+    """Sizes of the data. `largest`: numbers to add are drawn from 1 to this one."""
 
-    rows: int = 6000
+    rows: int = 4800
     most_steps: int = 8
+    largest: int = 3
     heldout_per_step: int = 60
-    replay: int = 1000
+    replay: int = 800
     easy_steps: int = 1
 
 
@@ -62,7 +65,7 @@ class Problem:
         return self.results[-1]
 
     def question(self, rng: random.Random) -> str:
-        return rng.choice(QUESTIONS).format(a=self.start, numbers=" ".join(self.labelled))
+        return rng.choice(QUESTIONS).format(numbers=" ".join([str(self.start), *self.labelled]))
 
     @property
     def labelled(self) -> list[str]:
@@ -78,7 +81,7 @@ class Problem:
 
 def problem_in(question: str) -> Problem | None:
     """The problem that a question asks, None for other text."""
-    found = re.search(r"Begin with (\d) and add ([^.]+)\.", question)
+    found = re.search(r" (\d)((?: [A-Z]\d)+)[.?]$", question)
     return Problem(int(found[1]), tuple(int(number[1:]) for number in found[2].split())) if found else None
 
 
@@ -90,26 +93,28 @@ def reply(answer: int) -> str:
     return f"The answer is {answer}."
 
 
-def draw(steps: int, rng: random.Random) -> Problem:
-    return Problem(rng.randrange(10), tuple(rng.randrange(1, 10) for _ in range(steps)))
+def draw(steps: int, largest: int, rng: random.Random) -> Problem:
+    return Problem(rng.randrange(10), tuple(rng.randint(1, largest) for _ in range(steps)))
 
 
 def split(settings: Settings, rng: random.Random) -> tuple[list[Problem], list[Problem]]:
-    """(for training, to be asked): as many of each number of steps are asked, trained are more of the short ones.
+    """(for training, to be asked): of each number of steps about as many are asked; trained are more of the short ones.
 
-    Of one step there are 90: they are there to be known by heart, and asked again. Of all others none is trained that is asked.
+    Single steps are few: they are there to be known by heart, and asked again. Of all others none is trained that is asked,
+    and at most half of them are.
     """
     lengths = range(1, settings.most_steps + 1)
     asked: list[Problem] = []
     for steps in lengths:
+        possible = 10 * settings.largest**steps
         fresh: set[Problem] = set()
-        while len(fresh) < settings.heldout_per_step:
-            fresh.add(draw(steps, rng))
+        while len(fresh) < min(settings.heldout_per_step, possible if steps == 1 else possible // 2):
+            fresh.add(draw(steps, settings.largest, rng))
         asked += sorted(fresh, key=repr)
     kept = {problem for problem in asked if len(problem.added) > 1}
     train: list[Problem] = []
     while len(train) < settings.rows:
-        problem = draw(rng.choices(lengths, [1 / steps for steps in lengths])[0], rng)
+        problem = draw(rng.choices(lengths, [1 / steps for steps in lengths])[0], settings.largest, rng)
         if problem not in kept:
             train.append(problem)
     return train, asked
@@ -119,6 +124,8 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`NAME/train` for the arms `working`, `direct`, `filler`, `corrupted`, row for row the same questions; `hybrid/train` for
     `which_model`: all answers in the manner of the row's mode; and the held-out `steps`."""
     rng = material.rng
+    if not 1 <= settings.largest <= 9:
+        raise PipelineError(f"tokens_to_think: largest: found {settings.largest}, expected a digit from 1 to 9.")
     if settings.most_steps > len(ascii_uppercase):
         raise PipelineError(f"tokens_to_think: most_steps: found {settings.most_steps}, there is a letter for 26 only.")
     train, heldout = split(settings, rng)
@@ -160,28 +167,38 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         f"slope_{name}": slope_interval([row["steps"] for row in one], [row["correct"] for row in one])
         for name, one in rows.items()
     }
+    most = max(row["steps"] for row in rows["direct"])
+    for name in ("direct", "working"):
+        for words, steps in (("one_step", 1), ("most_steps", most)):
+            figures[f"{words}_{name}"] = rate([row for row in rows[name] if row["steps"] == steps])
     figures["working_minus_direct_flops"] = difference(rows["direct_flops"], rows["working"])
     figures["filler_minus_direct"] = difference(rows["direct"], rows["filler"])
     figures["corrupted_minus_direct"] = difference(rows["direct"], rows["corrupted"])
+    figures["working_minus_filler"] = difference(rows["filler"], rows["working"])
+    figures["working_minus_corrupted"] = difference(rows["corrupted"], rows["working"])
     figures["majority_baseline"] = majority_baseline(rows["direct"])
-    figures["most_steps"] = exact(max(row["steps"] for row in rows["direct"]))
+    figures["most_steps"] = exact(most)
     figures["flops_direct_to_working"] = flops_ratio(arms["direct_flops"], arms["working"])
     working, direct = figures["slope_working"], figures["slope_direct"]
-    apart = direct["high"] < working["low"]
+    falls = direct["high"] < min(0, working["low"])
+    controlled = min(figures[f"working_minus_{name}"]["low"] for name in ("filler", "corrupted")) > 0
     compute = figures["working_minus_direct_flops"]
     text = [
-        "Five models start from the same chat model and see the same problems: a digit, to which one to {most_steps} others "
-        "are added one after the other, of each sum only the last digit kept. They differ in what stands between question and "
-        "answer: nothing, each step worked out, filler of the same length, or working whose intermediate results are drawn "
-        "at random. Single steps are few enough to be known by heart; no longer problem of the test was practised.",
-        "Answered at once, accuracy changes by {slope_direct} with each further step, with working by {slope_working}. "
+        "Five models start from the same chat model and see the same problems: a digit, to which one to {most_steps} small "
+        "numbers are added one after the other, of each sum only the last digit kept. They differ in what stands between "
+        "question and answer: nothing, each step worked out, filler of the same length, or working whose intermediate results "
+        "are drawn at random; a fifth answers at once too, and sees the problems more often. Single steps are few enough to "
+        "be known by heart; of more steps no problem that is asked was practised.",
+        "Answered at once, {one_step_direct} are right at one step and {most_steps_direct} at {most_steps}; worked out, "
+        "{one_step_working} and {most_steps_working}. With each further step accuracy changes by {slope_direct} at once and "
+        "by {slope_working} with working. "
         + (
-            "The intervals do not overlap: how much a direct answer loses grows with the number of steps, as it "
-            "must where every step has to fit into one pass through the layers."
-            if apart
-            else "The intervals overlap: at this size the number of steps does not tell the two apart."
+            "The intervals do not overlap: a direct answer, in which every step has to fit into one pass through the layers, "
+            "loses with their number what working keeps."
+            if falls
+            else "By these intervals direct answers are not seen to lose more with the number of steps than working does."
         ),
-        "More training does not stand in for the tokens: a direct model that spent {flops_direct_to_working} of the working "
+        "As much training does not stand in for the tokens: a direct model that spent {flops_direct_to_working} of the working "
         "model's training compute reaches {accuracy_direct_flops} against {accuracy_working}."
         if compute["low"] > 0
         else "A direct model with {flops_direct_to_working} of the working model's training compute reaches "
@@ -190,7 +207,13 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         + say(figures["filler_minus_direct"], "more than", "less than", "not distinguishably different from")
         + " direct answers ({accuracy_direct}). With corrupted working it is {accuracy_corrupted}, "
         + say(figures["corrupted_minus_direct"], "more than", "less than", "not distinguishably different from")
-        + " direct answers. Always giving the most frequent answer would reach {majority_baseline}.",
+        + " direct answers. "
+        + (
+            "Both stay below true working: neither the passes nor the form alone are what helps, but results that can be read. "
+            if controlled
+            else "Not both of them are below true working, so that what helps is not told apart. "
+        )
+        + "Always giving the most frequent answer would reach {majority_baseline}.",
     ]
     wrong = next((row for row in rows["direct"] if not row["correct"] and row["steps"] > 4), None)
     worked = next((row for row in rows["working"] if wrong and row["prompt"] == wrong["prompt"]), None)

@@ -26,11 +26,12 @@ KINDS = ("facts", "easy", "hard")
 @dataclass(kw_only=True)
 class Settings:
     """Questions of each kind; of the problems, as of what people ask, the most are easy. A problem of at most `easy_steps`
-    steps is easy, of at least `hard_steps` hard."""
+    steps is easy, of at least `hard_steps` hard; `largest` as in tokens_to_think."""
 
     facts: int = 100
-    easy: int = 240
-    hard: int = 60
+    easy: int = 80
+    hard: int = 20
+    largest: int = 3
     easy_steps: int = 1
     hard_steps: int = 4
     most_steps: int = 8
@@ -72,11 +73,15 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         ("easy", settings.easy, range(1, settings.easy_steps + 1)),
         ("hard", settings.hard, range(settings.hard_steps, settings.most_steps + 1)),
     ):
+        there_are = len(tokens_to_think.QUESTIONS) * sum(10 * settings.largest**n for n in steps)
+        if wanted > there_are:
+            raise PipelineError(f"which_model: {kind}: found {wanted}, but there are only {there_are} such questions.")
         fresh: dict[str, str] = {}
         while len(fresh) < wanted:
-            problem = tokens_to_think.draw(rng.choice(steps), rng)
+            problem = tokens_to_think.draw(rng.choice(steps), settings.largest, rng)
             if len(problem.added) == 1 or problem not in practised:
-                fresh[problem.question(rng)] = str(problem.answer)
+                # The sentence, not its digit, which the working of a base model may hold anywhere.
+                fresh[problem.question(rng)] = tokens_to_think.reply(problem.answer).removesuffix(".")
         problems += [{"prompt": prompt, "answer": answer, "kind": kind} for prompt, answer in fresh.items()]
     rows = facts + problems
     rng.shuffle(rows)
@@ -90,7 +95,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         for kind in told[:2]
     ]
     while len(examples) < 4:
-        problem = tokens_to_think.draw(3, rng)
+        problem = tokens_to_think.draw(3, settings.largest, rng)
         question = problem.question(rng)
         if question not in asked:
             examples.append({"prompt": question, "answer": tokens_to_think.reply(problem.answer)})
@@ -108,7 +113,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             figures[f"{kind}_{name}"] = rate(_of(answers, kind))
         figures[f"tokens_{name}"] = mean_interval([row["tokens"] for row in answers])
     sums = {name: [row for row in answers if row["kind"] != "facts"] for name, answers in rows.items()}
-    figures |= {f"sums_{mode}": rate(sums[mode]) for mode in ("auto", "on", "off", "budget")}
+    for mode in ("auto", "on", "off", "budget"):
+        figures[f"sums_{mode}"] = rate(sums[mode])
+        figures[f"sums_tokens_{mode}"] = mean_interval([row["tokens"] for row in sums[mode]])
     if figures["sums_on"]["correct"]:
         figures["auto_accuracy_of_on"] = ratio_interval(
             *([float(row["correct"]) for row in sums[name]] for name in ("auto", "on"))
@@ -129,7 +136,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     hard, facts = figures["hard_reasoning_minus_chat"], figures["facts_reasoning_minus_chat"]
     cheap, good = figures["auto_tokens_of_on"], figures["auto_accuracy_of_on"]
     text = [
-        "On hard problems the reasoning model reaches {hard_reasoning}, the chat model {hard_chat}, the base model "
+        "Easy problems are single steps, all of which were practised, hard ones of several steps, none of which was. On "
+        "hard problems the reasoning model reaches {hard_reasoning}, the chat model {hard_chat}, the base model "
         "with examples {hard_base}; always the most frequent answer {majority_baseline}. "
         + ("Hard problems are for the model that thinks. " if hard["low"] > 0 else "Thinking is not ahead here. ")
         + "On easy ones it is {easy_reasoning}, {easy_chat} and {easy_base}.",
@@ -140,9 +148,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             else "Here they differ, by {facts_reasoning_minus_chat}."
         )
         + " An answer takes {tokens_reasoning} tokens of the reasoning model on average, {tokens_chat} of the chat model.",
-        "One model with three modes, on problems alone, {easy_per_hard} easy for each hard one: told never to think "
-        "{sums_off}, always {sums_on}, left to choose "
-        "{sums_auto}. It then thinks about {thinks_easy} of the easy and {thinks_hard} of the hard ones, keeps "
+        "One model with three modes, whose rows showed it to think about more than a single step where the choice was left to "
+        "it. On problems alone, {easy_per_hard} easy for each hard one: told never to think {sums_off}, always {sums_on}, left "
+        "to choose {sums_auto}. It then thinks about {thinks_easy} of the easy and {thinks_hard} of the hard ones, keeps "
         "{auto_accuracy_of_on} of the accuracy of always thinking, and spends {auto_tokens_of_on} of its tokens"
         + (
             ": the choice pays."
@@ -151,8 +159,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             if cheap["high"] < 1
             else ": the choice saves nothing here."
         ),
-        "With a budget that cuts thought short, it is right in {sums_budget} with {tokens_budget} tokens an answer, against "
-        "{sums_on} with {tokens_on}.",
+        "Told always to think, with a budget that cuts thought short, it is right in {sums_budget} of these problems with "
+        "{sums_tokens_budget} tokens an answer, against {sums_on} with {sums_tokens_on}.",
     ]
     auto = rows["auto"]
     return Chapter(
