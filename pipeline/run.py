@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -30,6 +30,7 @@ def run_folder(
     overwrite: bool = False,
     controls: bool = False,
     jobs: int = 1,
+    replace: Mapping[str, str] | None = None,
 ) -> int:
     """Run every stage that is not up to date, then print what each checkpoint reached and what to try next.
 
@@ -47,6 +48,7 @@ def run_folder(
         controls: Run the controls of every `grpo` recipe after it; their recipes are written beside their directories.
         jobs: Stages to run at a time, where none waits for the other. With more than one each has its share of the cores,
             unless OMP_NUM_THREADS says otherwise, and prints to a file in the run's folder `logs`.
+        replace: Folders to read in the place of others, such as those of the same run with another seed.
 
     Returns:
         0, or the exit status of the first stage that failed; no other is started then.
@@ -54,12 +56,11 @@ def run_folder(
     Raises:
         PipelineError: Something is wrong with a recipe; nothing was run.
     """
-    recipes = stages.load_folder(
-        folder, overrides, seed=seed, output=output, world_size=_processes(accelerate), controls=controls
-    )
+    processes = _processes(accelerate)
+    recipes = stages.load_folder(folder, overrides, seed, output, processes, controls, replace)
     if until is not None:
         recipes = up_to(recipes, until)
-    keep_plan(recipes, _processes(accelerate))
+    keep_plan(recipes, processes)
     started = time.monotonic()
     for recipe in recipes:
         if _derived(recipe) and recipe.source is not None:
@@ -84,7 +85,7 @@ def _run_all(recipes: Sequence[stages.Recipe], jobs: int, accelerate: str | None
                 logs.mkdir(parents=True, exist_ok=True)
                 log = logs / f"{number + 1:02}-{recipe.path.stem}.log"
             print(f"\n[{number + 1}/{len(recipes)}] {recipe.stage}  {recipe.path}  ->  {recipe.output_dir}", flush=True)
-            running[number] = _Job(_command(recipe, accelerate, overwrite), _environment(jobs), log)
+            running[number] = _Job(_command(recipe, accelerate, overwrite), _environment(recipe, jobs), log)
         for number, job in list(running.items()):
             status = job.process.poll()
             if status is None:
@@ -176,11 +177,11 @@ def _command(recipe: stages.Recipe, accelerate: str | None, overwrite: bool) -> 
     return [*words, "--overwrite"] if overwrite else words
 
 
-def _environment(jobs: int) -> dict[str, str]:
+def _environment(recipe: stages.Recipe, jobs: int) -> dict[str, str]:
     # OpenMP threads that spin for long while they wait take the core from whatever else runs (seen: generation eight times
     # slower on a shared machine); not spinning at all makes a small model's steps a tenth slower on a quiet one.
     shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
-    return {"GOMP_SPINCOUNT": "10000", **shared, **os.environ}
+    return {"GOMP_SPINCOUNT": "10000", **shared, **recipe.environment, **os.environ}
 
 
 def _summary(recipes: Sequence[stages.Recipe], seconds: float) -> None:

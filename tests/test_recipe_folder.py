@@ -84,8 +84,10 @@ def test_the_name_of_the_file_names_the_stage_unless_the_recipe_does(kitchen):
 
 def test_env_reaches_the_environment(kitchen, monkeypatch):
     monkeypatch.setenv("KITCHEN", "")
-    stages.load_recipe(write(kitchen / "grow.yaml", "output_dir: a\nenv: {KITCHEN: 1}"))
-    assert os.environ["KITCHEN"] == "1"
+    monkeypatch.delenv("KITCHEN")
+    for value in (1, 2):  # what is there already stays
+        stages.load_recipe(write(kitchen / "grow.yaml", f"output_dir: a\nenv: {{KITCHEN: {value}}}"))
+        assert os.environ["KITCHEN"] == "1"
 
 
 def test_a_folder_runs_producers_before_their_readers(kitchen):
@@ -215,6 +217,21 @@ def test_output_moves_a_whole_run_and_seed_reaches_every_stage_that_has_one(kitc
     assert (cook.arguments.food, str(cook.output_dir)) == ("elsewhere/run/crop", "elsewhere/run/meal")
     assert cook.arguments.menu == {"a": {"b": ["elsewhere/run/crop/leaf", "runs/xy"]}}
     assert "seed" not in cook.values
+
+
+def test_another_folder_is_read_wherever_a_recipe_names_one(kitchen, meals, monkeypatch):
+    write(
+        kitchen / "more/cook.yaml",
+        "food: runs/x/bean\nmenu: {corn: runs/x/corn/ear}\noutput_dir: runs/y/meal\nenv: {PAN: runs/x/pan}",
+    )
+    write(kitchen / "runs/x-2/bean/manifest.json", '{"status": "complete", "kind": "crop"}')
+    (recipe,) = stages.load_folder("more", output="runs/y-2", replace={"runs/x": "runs/x-2"})
+    assert (str(recipe.output_dir), recipe.arguments.food) == ("runs/y-2/meal", "runs/x-2/bean")
+    assert recipe.arguments.menu == {"corn": "runs/x-2/corn/ear"} and recipe.environment == {"PAN": "runs/x-2/pan"}
+    monkeypatch.delenv("PAN", raising=False)
+    assert run._environment(recipe, 1)["PAN"] == "runs/x-2/pan"
+    monkeypatch.setenv("PAN", "mine")
+    assert run._environment(recipe, 1)["PAN"] == "mine"
 
 
 def test_a_reward_model_among_the_rewards_is_trained_first_and_moves_with_the_run(tmp_path, monkeypatch):

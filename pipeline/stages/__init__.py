@@ -8,7 +8,7 @@ import json
 import keyword
 import os
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def find(name: str) -> Any:
 
 
 def load_recipe(path: str | Path, stage: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """One recipe, checked, with its `env:` put into the environment before TRL is imported.
+    """One recipe, checked, with its `env:` put into the environment before TRL is imported; what is there already stays.
 
     Args:
         path: the YAML file.
@@ -46,7 +46,8 @@ def load_recipe(path: str | Path, stage: str | None = None, overrides: Sequence[
     """
     source = read_source(path, overrides)
     if isinstance(source.values.get("env"), dict):
-        os.environ.update({str(key): str(value) for key, value in source.values["env"].items()})
+        for key, value in source.values["env"].items():
+            os.environ.setdefault(str(key), str(value))
     recipe, complaints = _examine_one(source, stage)
     if recipe is None or complaints:
         raise RecipeError(complaints)
@@ -67,6 +68,7 @@ def load_folder(
     output: str | Path | None = None,
     world_size: int | None = None,
     controls: bool = False,
+    replace: Mapping[str, str] | None = None,
 ) -> list[Recipe]:
     """The recipes of a folder, producers before their readers.
 
@@ -77,11 +79,12 @@ def load_folder(
         output: replaces the common parent of all output directories, wherever a recipe names it.
         world_size: processes that the stages will run with; by default what the launcher says, or one.
         controls: add the arms of `pipeline.recipe.controls` after every recipe of the stage `grpo`.
+        replace: folders to read, or to write, in the place of others, wherever a recipe names them.
 
     Raises:
         RecipeError: with every complaint about every recipe, and about the chain that they form.
     """
-    recipes, complaints = examine_folder(path, overrides, seed, output, world_size, controls)
+    recipes, complaints = examine_folder(path, overrides, seed, output, world_size, controls, replace)
     if complaints:
         raise RecipeError(complaints)
     return recipes
@@ -103,6 +106,7 @@ def examine_folder(
     output: str | Path | None = None,
     world_size: int | None = None,
     controls: bool = False,
+    replace: Mapping[str, str] | None = None,
 ) -> tuple[list[Recipe], list[Complaint]]:
     """`load_folder` for a reader who wants the recipes that are right as well as the complaints about the others."""
     sources, complaints = _read_folder(Path(path))
@@ -113,8 +117,11 @@ def examine_folder(
         if not any(key in keys for keys in known.values()):
             every = {name for keys in known.values() for name in keys}
             complaints.append(Complaint(COMMAND_LINE, f"no stage of {path} has this key{nearest(key, every)}", key))
-    if output is not None:
-        _move(sources, Path(output))
+    written = [source.values["output_dir"] for source in sources if isinstance(source.values.get("output_dir"), str)]
+    if output is not None and (root := common_root([absolute(folder) for folder in written])) is not None:
+        _move(sources, root, Path(output))
+    for folder, other in (replace or {}).items():
+        _move(sources, absolute(folder), Path(other))
     for source in sources:
         source.overrides = {key: texts for key, texts in given.items() if key in known.get(source.path, ())}
     links, misfits = in_order([link(source, getattr(modules[source.path], "INPUTS", ())) for source in sources])
@@ -200,12 +207,8 @@ def _module(source: Source, stage: str | None = None) -> Any:
     return None
 
 
-def _move(sources: list[Source], output: Path) -> None:
-    """Put a run under another root: every text that names the old one, or a path below it, is rewritten."""
-    written = [source.values["output_dir"] for source in sources if isinstance(source.values.get("output_dir"), str)]
-    root = common_root([absolute(folder) for folder in written])
-    if root is None:
-        return
+def _move(sources: list[Source], root: Path, output: Path) -> None:
+    """Put another root in the place of one: every text that names it, or a path below it, is rewritten."""
     for source in sources:
         shared = source.values.get("evaluations")
         if isinstance(shared, str) and Path(shared).is_file():  # the paths in it have to move too
