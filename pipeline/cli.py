@@ -96,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("folder", help="a folder of recipes, such as recipes/demo")
     run.add_argument("--seed", type=int, help="seed of every stage")
     run.add_argument("--output", metavar="DIR", help="write the run here instead of where the recipes say")
-    run.add_argument("--until", metavar="STAGE", help="stop after the recipe of this name, or of this stage")
+    run.add_argument(
+        "--until", metavar="STAGE", help="the recipe of this name, or of this stage, and what it waits for"
+    )
     run.add_argument("--accelerate", metavar="FILE", help="Accelerate config for the training stages")
     run.add_argument("--overwrite", action="store_true", help="move what an earlier run wrote aside and start anew")
     run.add_argument("--controls", action="store_true", help=CONTROLS)
