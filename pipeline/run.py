@@ -42,7 +42,7 @@ def run_folder(
         overrides: `--key value` words, applied to every stage that knows the key.
         seed: Seed of every stage.
         output: Folder to write the run to, instead of the recipes' own.
-        until: The last recipe to run: the name of its file, or else of its stage.
+        until: The recipe to run, with all that it waits for: the name of its file, or else of its stage.
         accelerate: Accelerate config for the training stages.
         overwrite: Move what an earlier run wrote aside.
         controls: Run the controls of every `grpo` recipe after it; their recipes are written beside their directories.
@@ -115,7 +115,7 @@ class _Job:
 
 
 def up_to(recipes: Sequence[stages.Recipe], until: str) -> list[stages.Recipe]:
-    """The recipes up to the last one whose file has that name, or else whose stage has it, with the controls of that one.
+    """The last recipe whose file has that name, or else whose stage has it, all that it waits for, and its controls.
 
     Raises:
         PipelineError: there is none.
@@ -124,10 +124,14 @@ def up_to(recipes: Sequence[stages.Recipe], until: str) -> list[stages.Recipe]:
     found = [one for one in own if one.path.stem == until] or [one for one in own if one.stage == until]
     if not found:
         raise PipelineError(f"--until {until}: there are {', '.join(recipe.path.stem for recipe in own)}.")
-    last = recipes.index(found[-1])
+    first = last = recipes.index(found[-1])
     while last + 1 < len(recipes) and _derived(recipes[last + 1]):
         last += 1
-    return list(recipes[: last + 1])
+    needed, before = set(range(first, last + 1)), stages.waiting_for(recipes)
+    for number in range(last, -1, -1):
+        if number in needed:
+            needed |= before[number]
+    return [recipes[number] for number in sorted(needed)]
 
 
 def _derived(recipe: stages.Recipe) -> bool:
@@ -137,7 +141,7 @@ def _derived(recipe: stages.Recipe) -> bool:
 def keep_plan(recipes: Sequence[stages.Recipe], world_size: int | None) -> Path:
     """`plan.json` in the run's folder: what `pipeline plan` says now, which the report holds against what was.
 
-    Of a stage that is complete what was foretold before it ran stands.
+    Of a stage that is complete what was foretold before it ran stands, also where this command leaves it out.
     """
     planner = Planner(world_size or 1)
     for recipe in recipes:
@@ -147,7 +151,7 @@ def keep_plan(recipes: Sequence[stages.Recipe], world_size: int | None) -> Path:
     found = Plan(Path(recipes[0].path).parent, planner.plans, planner.complaints, planner.hub.unchecked).as_dict()
     earlier = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
     kept = {one["writes"]: one for one in earlier if (Path(one["writes"]) / MANIFEST).is_file()}
-    found["stages"] = [kept.get(one["writes"], one) for one in found["stages"]]
+    found["stages"] = [kept.pop(one["writes"], one) for one in found["stages"]] + list(kept.values())
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(found))
     return path

@@ -116,7 +116,7 @@ def test_folders_below_are_parts_of_the_run_and_runs_of_their_own(kitchen):
     assert moved[2].arguments.food == "y/late/crop"
 
 
-def test_a_run_ends_with_the_file_of_a_name_or_else_with_the_last_recipe_of_a_stage(kitchen):
+def test_a_run_ends_with_the_file_of_a_name_or_else_with_the_last_recipe_of_a_stage_and_takes_what_that_needs(kitchen):
     write(kitchen / "r/cook.yaml", "food: runs/x/crop\noutput_dir: runs/x/meal")
     write(kitchen / "r/dinner.yaml", "stage: cook\nfood: runs/x/meal\noutput_dir: runs/x/dinner")
     write(kitchen / "r/field.yaml", "stage: grow\noutput_dir: runs/x/crop")
@@ -125,6 +125,10 @@ def test_a_run_ends_with_the_file_of_a_name_or_else_with_the_last_recipe_of_a_st
         assert up_to(recipes, until)[-1].path.stem == last
     with pytest.raises(PipelineError, match="--until lunch: there are field, cook, dinner"):
         up_to(recipes, "lunch")
+    write(kitchen / "r/another.yaml", "stage: grow\noutput_dir: runs/x/another")
+    recipes = stages.load_folder("r")
+    assert [one.path.stem for one in up_to(recipes, "dinner")] == ["field", "cook", "dinner"]
+    assert [one.path.stem for one in up_to(recipes, "another")] == ["another"]
 
 
 @pytest.fixture
