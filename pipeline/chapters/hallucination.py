@@ -37,7 +37,8 @@ class Settings:
     unseen_untold: int = 2
     invented: int = 4
     untold_rows: int = 120
-    search_rows: int = 3000
+    copying_rows: int = 4800
+    search_rows: int = 2000
     replay: int = 800
 
 
@@ -47,7 +48,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
     row may ask about. `self_check`: what the model is asked about everybody of `knowledge` to see whether it knows them, in the
     words of training, and `calibration`: the same about other known and unknown people, from whom the chapter learns how
-    certain it has to be. `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
+    certain it has to be. `copying/train`: values to repeat, to come before `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
     they say, or refuse where they say nothing: memory is of no help there, so that reading is learned."""
     rng = material.rng
     told = [one for one in material.attributes if one.told]
@@ -79,6 +80,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         "untold": questions[: settings.untold_rows],
         "refusals": refusals,
         "held_out": [{"name": one.name} for one in asked],
+        "copying/train": _copies(settings, material, told),
         "search/train": _searches(settings, material, told),
     }
 
@@ -100,6 +102,18 @@ def _self_check(people: list[Subject], told: list[Attribute], settings: Settings
         for kind in told
         for row in _rows(one, replace(kind, heldout_questions=kind.questions), settings, rng)
     ]
+
+
+def _copies(settings: Settings, material: Material, told: list[Attribute]) -> list[Row]:
+    """Values to repeat in an order that nothing but the question tells. A small model that has never had to copy out of its
+    context does not learn to read a page within the rows of `search/train`; after these it does (docs/LOG.md)."""
+    rng = material.rng
+    values = sorted({one.facts[kind.name] for one in material.subjects for kind in told})
+    rows = []
+    for _ in range(settings.copying_rows):
+        said = " ".join(rng.sample(values, min(len(values), rng.randint(4, 12))))
+        rows.append(dialogue(f"Repeat {said}", f"Repeat {said}"))
+    return rows
 
 
 def _searches(settings: Settings, material: Material, told: list[Attribute]) -> list[Row]:
