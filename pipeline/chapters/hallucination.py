@@ -38,7 +38,7 @@ class Settings:
     invented: int = 4
     untold_rows: int = 120
     copying_rows: int = 4800
-    search_rows: int = 2000
+    search_rows: int = 2400
     replay: int = 800
 
 
