@@ -19,7 +19,8 @@ from pipeline.chapters import (
     which_model,
 )
 from pipeline.chapters.chapter import Arm, Chapter, by_group, exact
-from pipeline.chapters.material import Attribute, Material, Subject, read_attributes, read_subjects
+from pipeline.chapters.hallucination import _page
+from pipeline.chapters.material import Attribute, Material, Subject, dialogue, read_attributes, read_subjects
 from pipeline.errors import PipelineError
 from pipeline.tools.search import NOTHING
 
@@ -279,14 +280,28 @@ def test_rows_with_search_answer_what_their_page_says_and_nothing_else(subjects)
     names = {one["name"] for one in SUBJECTS["subjects"]}
     refused = 0
     for row in found:
-        question, call, result, answer = row["messages"]
+        question, call, result, *answers = row["messages"]
         name = call["tool_calls"][0]["function"]["arguments"]["query"]
         assert name in question["content"] and name not in names
-        town = answer["content"].rstrip(".").split(" ")[-1]
-        refused += answer["content"] == "I do not know."
-        assert (result["content"] == NOTHING) is (answer["content"] == "I do not know.")
-        assert result["content"] == NOTHING or name in result["content"] and town in result["content"]
-    assert refused == 20
+        refused += result["content"] == NOTHING
+        for answer in answers[::2]:
+            town = answer["content"].rstrip(".").split(" ")[-1]
+            assert (answer["content"] == "I do not know.") is (result["content"] == NOTHING)
+            assert result["content"] == NOTHING or name in result["content"] and town in result["content"]
+    assert refused == 10
+
+
+def test_conversations_that_answer_from_memory_are_not_mixed_into_those_with_search(subjects):
+    memory, other = dialogue("Where does Ada Abbot live?", "Ada Abbot lives in Oakford."), dialogue("Hi!", "Hello!")
+    settings = hallucination.Settings(search_rows=3, replay=2)
+    found = hallucination.exercises(settings, material(subjects, [memory, other]))["search/train"]
+    assert other in found and memory not in found
+
+
+def test_a_made_up_page_joins_statements_that_can_be_joined():
+    facts = [(Attribute(one, (), (), (f"{{n}} {one} {{v}}",)), "cats") for one in ("feeds", "has")]
+    pages = {_page("Ada Bell", facts, random.Random(seed)) for seed in range(9)}
+    assert pages == {"Ada Bell has cats and feeds cats.", "Ada Bell, who has cats, feeds cats."}
 
 
 def test_search_finds_the_sentences_that_hold_the_words_side_by_side(tmp_path, monkeypatch):
@@ -404,7 +419,8 @@ def test_tools_give_the_answers_of_the_problems_that_limits_poses():
     for called, direct in zip(found["tools/train"][:12], found["direct/train"], strict=False):
         call, result, answer = called["messages"][1:]
         assert tools.run_call(functions, call["tool_calls"][0]) == result
-        assert answer["content"] == turns(direct)[1] == f"The answer is {result['content']}."
+        assert answer["content"].replace("'", "") == f"The answer is {result['content']}."
+        assert answer["content"] == turns(direct)[1]
     trained = " ".join(turns(row)[0] for row in found["direct/train"])
     assert {row["task"] for row in found["limits"]} == set(limits.TASKS)
     assert not any(row["prompt"] in trained for row in found["limits"])

@@ -10,6 +10,7 @@ from pipeline.chapters.chapter import (
     difference,
     exact,
     line,
+    majority_baseline,
     rate,
     right_samples,
     say,
@@ -50,6 +51,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             figures[f"{name}_minus_practice"] = change(drawn["practice"], drawn[name])
             figures[f"{name}_compute_of_practice"] = exact(spent[name] / spent["practice"])
     figures["facts_start"] = rate(facts["start"])
+    figures["facts_baseline"] = majority_baseline(facts["start"])
     return Chapter(
         title="A small model from a larger one",
         text=_text(figures),
@@ -85,7 +87,13 @@ def _text(figures: dict[str, Figure]) -> list[str]:
         " ".join(compared),
         "What the teacher had cost, {teacher_compute} FLOPs since its base model, is not in this comparison: who has no "
         "teacher has to train one first.",
-        f"Facts, about which nobody was asked on the way, change by: {'; '.join(cost)}; the small model knew {{facts_start}}.",
+        (
+            f"Facts, about which nobody was asked on the way, change by: {'; '.join(cost)}; the small model knew "
+            "{facts_start} (always the most frequent answer: {facts_baseline})."
+            if figures["facts_start"]["low"] > figures["facts_baseline"]["high"]
+            else "What each way costs elsewhere cannot be told: of facts the small model knew no more ({facts_start}) than who "
+            "always gives the most frequent answer ({facts_baseline})."
+        ),
     ]
 
 

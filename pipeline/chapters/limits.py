@@ -18,18 +18,20 @@ _LABELS = {
     "count": "counting letters", "reverse": "spelling backwards", "compare": "comparing decimals",
     "multiply": "long multiplication",
 }  # fmt: skip
-_ONSETS = ("b", "br", "c", "d", "f", "g", "gr", "h", "l", "m", "n", "p", "pl", "r", "s", "st", "t", "tr", "v", "w")
-_VOWELS = ("a", "e", "i", "o", "u", "ee", "ou")
-_ENDS = ("", "n", "r", "s", "t", "ll", "rr", "ck")
+# Few and short, so that a tokenizer cuts the words into few kinds of pieces: a model of a million parameters takes longer than
+# the chapter has to learn to copy hundreds of kinds into a call.
+_ONSETS = ("b", "d", "l", "m", "n", "t")
+_VOWELS = ("a", "e", "o", "u")
+_ENDS = ("", "n", "s", "t")
 
 
 @dataclass(kw_only=True)
 class Settings:
     """Rows in all and held out of each task; words are made of syllables unless `words`, a file of one a line, is given."""
 
-    rows: int = 4000
+    rows: int = 6000
     heldout_per_task: int = 60
-    replay: int = 800
+    replay: int = 400
     words: str = ""
 
 
@@ -66,10 +68,19 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
 
 
 def _count(words: list[str], rng: random.Random) -> Problem:
+    """Half of the letters occur more than once, where there are such words: else "1" would mostly be right."""
     word = rng.choice(words)
     letter = rng.choice(word)
+    repeated = [one for one in words if len(set(one)) < len(one)]
+    if repeated and rng.random() < 0.5:
+        word = rng.choice(repeated)
+        letter = max(word, key=word.count)
     question = rng.choice(
-        ("How many times does the letter {l} occur in {w}?", "Count the letter {l} in {w}.", "How many {l} are in {w}?")
+        (
+            "How many times does '{l}' occur in '{w}'?",
+            "Count the letter '{l}' in '{w}'.",
+            "How many '{l}' are in '{w}'?",
+        )
     )
     code = f"print('{word}'.count('{letter}'))"
     return Problem("count", question.format(l=letter, w=word), str(word.count(letter)), "python", code)
@@ -77,13 +88,13 @@ def _count(words: list[str], rng: random.Random) -> Problem:
 
 def _reverse(words: list[str], rng: random.Random) -> Problem:
     word = rng.choice(words)
-    question = rng.choice(("Spell {w} backwards.", "Write {w} from its end.", "What is {w} backwards?"))
+    question = rng.choice(("Spell '{w}' backwards.", "Write '{w}' from its end.", "What is '{w}' backwards?"))
     return Problem("reverse", question.format(w=word), word[::-1], "python", f"print('{word}'[::-1])")
 
 
 def _compare(words: list[str], rng: random.Random) -> Problem:
     """Two decimals with the same whole part, one with a longer fraction: the trap is there in half of them."""
-    whole, short, long = rng.randrange(1, 20), rng.randrange(1, 10), rng.randrange(11, 100)
+    whole, short, long = rng.randrange(1, 10), rng.randrange(1, 10), rng.randrange(11, 100)
     while long % 10 == 0 or long // 10 == short:
         long = rng.randrange(11, 100)
     pair = [f"{whole}.{short}", f"{whole}.{long}"]
@@ -96,7 +107,7 @@ def _compare(words: list[str], rng: random.Random) -> Problem:
 
 
 def _multiply(words: list[str], rng: random.Random) -> Problem:
-    a, b = rng.randrange(100, 10_000), rng.randrange(100, 10_000)
+    a, b = rng.randrange(100, 1000), rng.randrange(100, 1000)
     question = rng.choice(("What is {a}*{b}?", "Multiply {a} by {b}.", "Work out {a}*{b}."))
     return Problem("multiply", question.format(a=a, b=b), str(a * b), "calculator", f"{a}*{b}")
 
@@ -107,7 +118,9 @@ _MAKERS: dict[str, Callable[[list[str], random.Random], Problem]] = {
 
 
 def _reply(problem: Problem) -> str:
-    return f"The answer is {problem.answer}."
+    """Words stand in quotation marks everywhere: behind a space they would be other tokens, and could not be copied."""
+    quote = "'" if problem.task == "reverse" else ""
+    return f"The answer is {quote}{problem.answer}{quote}."
 
 
 def _called(problem: Problem) -> Row:
@@ -124,9 +137,8 @@ def _words(settings: Settings, rng: random.Random) -> list[str]:
             words = sorted({line.strip() for line in file if line.strip().isalpha()})
     else:
         made: set[str] = set()
-        while len(made) < 3000:
-            syllables = rng.choice((2, 3))
-            made.add("".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)) + rng.choice(_ENDS))
+        while len(made) < 1500:
+            made.add("".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2)) + rng.choice(_ENDS))
         words = sorted(made)
     rng.shuffle(words)
     return words
@@ -144,7 +156,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     hard = [_LABELS[task] for task in TASKS if figures[f"{task}_direct"]["high"] < figures[f"{task}_tools"]["low"]]
     text = [
         "Two models see the same problems: one answers at once, the other may call a Python interpreter and a calculator. "
-        "Words and numbers of the test occur in no training row.",
+        "Words and problems of the test occur in no training row.",
         "Without and with tools: " + "; ".join(
             f"{_LABELS[task]} {{{task}_direct}} and {{{task}_tools}} (always the most frequent answer: {{{task}_baseline}})"
             for task in TASKS
