@@ -426,6 +426,27 @@ def test_tools_give_the_answers_of_the_problems_that_limits_poses():
     assert not any(row["prompt"] in trained for row in found["limits"])
 
 
+def test_limits_says_where_a_tool_helps_and_where_it_does_not(tmp_path):
+    def answers(arm, right, returned):
+        rows = [
+            {"prompt": f"{task} {i}", "answer": "7", "task": task, "correct": i < right[task], "completion": "It is.",
+             "turns": [{"role": "tool", "content": "7" if i < returned else "8"}]}
+            for task in limits.TASKS for i in range(60)
+        ]  # fmt: skip
+        write_jsonl(tmp_path / arm / "evaluation" / "limits.jsonl", rows)
+        return Arm(arm, tmp_path / arm)
+
+    arms = {
+        "direct": answers("direct", {"count": 10, "reverse": 10, "compare": 58, "multiply": 0}, 0),
+        "tools": answers("tools", {"count": 50, "reverse": 12, "compare": 30, "multiply": 50}, 51),
+    }
+    found = limits.chapter(arms)
+    assert "Counting letters, long multiplication: with equal training the tool is ahead" in found.text[2]
+    assert "Comparing decimals: the tool is behind" in found.text[2]
+    assert "Spelling backwards: the intervals do not part." in found.text[2]
+    assert found.figures["returned_tools"]["correct"] == 204
+
+
 def test_a_base_model_is_asked_the_same_facts_in_every_way(subjects):
     found = base_model.exercises(base_model.Settings(), material(subjects))
     assert [row["prompt"] for row in found["questions"]] == ["Please name the town of Bea Bishop."]

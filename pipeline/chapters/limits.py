@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.chapters.chapter import Arm, Chapter, difference, line, majority_baseline, rate
+from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, line, majority_baseline, rate
 from pipeline.chapters.material import Material, Row, dialogue
 
 TASKS = ("count", "reverse", "compare", "multiply")
@@ -147,13 +147,13 @@ def _words(settings: Settings, rng: random.Random) -> list[str]:
 def chapter(arms: dict[str, Arm]) -> Chapter:
     """Arms `direct` and `tools`, trained on the same problems, each asked the evaluation `limits`."""
     direct, tools = arms["direct"].answers("limits"), arms["tools"].answers("limits")
-    figures = {}
+    figures: dict[str, Figure] = {}
     for task in TASKS:
         for name, rows in (("direct", direct), ("tools", tools)):
             figures[f"{task}_{name}"] = rate([row for row in rows if row["task"] == task])
         figures[f"{task}_baseline"] = majority_baseline([row for row in direct if row["task"] == task])
     figures |= {"all_direct": rate(direct), "all_tools": rate(tools), "gain": difference(direct, tools)}
-    hard = [_LABELS[task] for task in TASKS if figures[f"{task}_direct"]["high"] < figures[f"{task}_tools"]["low"]]
+    figures["returned_tools"] = rate(tools, _returned)
     text = [
         "Two models see the same problems: one answers at once, the other may call a Python interpreter and a calculator. "
         "Words and problems of the test occur in no training row.",
@@ -161,19 +161,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             f"{_LABELS[task]} {{{task}_direct}} and {{{task}_tools}} (always the most frequent answer: {{{task}_baseline}})"
             for task in TASKS
         ) + ".",
-        (
-            f"With equal training the tool is ahead beyond the intervals in {', '.join(hard)}. "
-            if hard
-            else "In no task do the intervals part. "
-        )
-        + "Over all of them it changes the share of right answers by {gain}."
-        + (
-            ""
-            if len(hard) == len(TASKS)
-            else " Not a limit at this size, by these intervals: "
-            + ", ".join(_LABELS[task] for task in TASKS if _LABELS[task] not in hard)
-            + "."
-        ),
+        f"{_compared(figures)} Over all of them the tools change the share of right answers by {{gain}}.",
+        "The programs that the model called returned the right answer in {returned_tools}, and {all_tools} of its answers are "
+        "right: what a call takes of a model this small is to copy, the question into the call and the result into the answer.",
     ]  # fmt: skip
     wrong = next((row for row in direct if not row["correct"]), None)
     same = next((row for row in tools if wrong and row["prompt"] == wrong["prompt"]), None)
@@ -188,3 +178,24 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         y_label="right answers",
         samples=[(wrong, "answered at once"), (same, "with tools")],
     )
+
+
+def _returned(row: Row) -> bool:
+    return any(turn["role"] == "tool" and turn["content"].strip() == row["answer"] for turn in row.get("turns", []))
+
+
+def _compared(figures: dict[str, Figure]) -> str:
+    """In which tasks equal training leaves the tools ahead, behind, or neither, by the intervals."""
+    ahead = {task: figures[f"{task}_direct"]["high"] < figures[f"{task}_tools"]["low"] for task in TASKS}
+    behind = {task: figures[f"{task}_tools"]["high"] < figures[f"{task}_direct"]["low"] for task in TASKS}
+    level = {task: not ahead[task] and not behind[task] for task in TASKS}
+    told = [
+        f"{', '.join(_LABELS[task] for task in TASKS if which[task])}: {text}"
+        for which, text in (
+            (ahead, "with equal training the tool is ahead beyond the intervals."),
+            (behind, "the tool is behind what is learned without it; this is no limit at this size."),
+            (level, "the intervals do not part."),
+        )
+        if any(which.values())
+    ]
+    return " ".join(one[0].upper() + one[1:] for one in told)
