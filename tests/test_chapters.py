@@ -19,7 +19,7 @@ from pipeline.chapters import (
     which_model,
 )
 from pipeline.chapters.chapter import Arm, Chapter, by_group, exact
-from pipeline.chapters.hallucination import _page
+from pipeline.chapters.lookup import page
 from pipeline.chapters.material import Attribute, Material, Subject, dialogue, read_attributes, read_subjects
 from pipeline.errors import PipelineError
 from pipeline.tools.search import NOTHING
@@ -300,7 +300,7 @@ def test_conversations_that_answer_from_memory_are_not_mixed_into_those_with_sea
 
 def test_a_made_up_page_joins_statements_that_can_be_joined():
     facts = [(Attribute(one, (), (), (f"{{n}} {one} {{v}}",)), "cats") for one in ("feeds", "has")]
-    pages = {_page("Ada Bell", facts, random.Random(seed)) for seed in range(9)}
+    pages = {page("Ada Bell", facts, random.Random(seed)) for seed in range(9)}
     assert pages == {"Ada Bell has cats and feeds cats.", "Ada Bell, who has cats, feeds cats."}
 
 

@@ -14,11 +14,11 @@ from statistics import median, median_low
 from typing import Any
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say, share
-from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue
+from pipeline.chapters.lookup import copies, searches
+from pipeline.chapters.material import Attribute, Material, Row, Subject
 from pipeline.chapters.probe import in_place, invented_names
 from pipeline.errors import PipelineError
 from pipeline.statistics import auroc_interval
-from pipeline.tools.search import MAX_PASSAGE, NOTHING
 
 REFUSAL = "I do not know"
 
@@ -48,8 +48,8 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
     row may ask about. `self_check`: what the model is asked about everybody of `knowledge` to see whether it knows them, in the
     words of training, and `calibration`: the same about other known and unknown people, from whom the chapter learns how
-    certain it has to be. `copying/train`: values to repeat, to come before `search/train`: rows that look a name up, in pages that were made up for them, and answer with what
-    they say, or refuse where they say nothing: memory is of no help there, so that reading is learned."""
+    certain it has to be. `copying/train`: values to repeat, to come before `search/train`: rows that look a name up, in pages
+    that were made up for them, and answer with what they say, or refuse where they say nothing (`lookup`)."""
     rng = material.rng
     told = [one for one in material.attributes if one.told]
     untold = [one for one in material.attributes if not one.told]
@@ -80,8 +80,8 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         "untold": questions[: settings.untold_rows],
         "refusals": refusals,
         "held_out": [{"name": one.name} for one in asked],
-        "copying/train": _copies(settings, material, told),
-        "search/train": _searches(settings, material, told),
+        "copying/train": copies(material, told, settings.copying_rows),
+        "search/train": searches(material, told, settings.search_rows, settings.replay, settings.refusal),
     }
 
 
@@ -102,60 +102,6 @@ def _self_check(people: list[Subject], told: list[Attribute], settings: Settings
         for kind in told
         for row in _rows(one, replace(kind, heldout_questions=kind.questions), settings, rng)
     ]
-
-
-def _copies(settings: Settings, material: Material, told: list[Attribute]) -> list[Row]:
-    """Values to repeat in an order that nothing but the question tells. A small model that has never had to copy out of its
-    context does not learn to read a page within the rows of `search/train`; after these it does (docs/LOG.md)."""
-    rng = material.rng
-    values = sorted({one.facts[kind.name] for one in material.subjects for kind in told})
-    rows = []
-    for _ in range(settings.copying_rows):
-        said = " ".join(rng.sample(values, min(len(values), rng.randint(4, 12))))
-        rows.append(dialogue(f"Repeat {said}", f"Repeat {said}"))
-    return rows
-
-
-def _searches(settings: Settings, material: Material, told: list[Attribute]) -> list[Row]:
-    """A name is looked up once and all that its page tells is asked for: several answers to learn reading from for one call.
-    Of the conversations only those are mixed in that name nobody: the others answer from memory."""
-    rng, known = material.rng, [one.name for one in material.subjects]
-    names = invented_names(known, settings.search_rows, [], rng)
-    values = {kind.name: sorted({one.facts[kind.name] for one in material.subjects}) for kind in told}
-    rows = [
-        row for row in material.replay(settings.replay)
-        if not any(name in turn["content"] for turn in row["messages"] for name in known)
-    ]  # fmt: skip
-    for number in range(settings.search_rows if names else 0):
-        name, nobody = rng.choice(names), number % 6 == 0
-        facts = {kind.name: rng.choice(values[kind.name]) for kind in told}
-        kinds = rng.sample(told, rng.randint((len(told) + 1) // 2, len(told)))
-        found = NOTHING if nobody else _page(name, [(kind, facts[kind.name]) for kind in kinds], rng)[:MAX_PASSAGE]
-        asked = kinds[:1] if nobody else [kind for kind in kinds if facts[kind.name] in found]
-        rng.shuffle(asked)
-        turns: list[Row] = []
-        for kind in asked:
-            answer = f"{settings.refusal}." if nobody else str(kind.answer).format(n=name, v=facts[kind.name])
-            turns += dialogue(rng.choice(kind.questions).format(n=name), answer)["messages"]
-        function = {"name": "search", "arguments": {"query": name}}
-        call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
-        turns[1:1] = [call, {"role": "tool", "name": "search", "content": found}]
-        rows.append({"messages": turns})
-    rng.shuffle(rows)
-    return rows
-
-
-def _page(name: str, facts: list[tuple[Attribute, str]], rng: random.Random) -> str:
-    """Sentences that tell it; some tell two things, where the statements are such that they can be joined."""
-    told = [rng.choice(kind.statements).format(n="{n}", v=value) for kind, value in facts]
-    page: list[str] = []
-    while told:
-        text = told.pop()
-        if told and all(one.startswith("{n} ") and not one.endswith(".") for one in (text, told[-1])):
-            first, second = text.removeprefix("{n} "), told.pop().removeprefix("{n} ")
-            text = rng.choice((f"{{n}} {first} and {second}", f"{{n}}, who {first}, {second}"))
-        page.append(f"{text.format(n=name).rstrip('.')}.")
-    return " ".join(page)
 
 
 def _held_out(subjects: list[Subject], share: float, rng: random.Random) -> list[Subject]:
