@@ -196,8 +196,9 @@ def _verdict(figures: dict[str, Figure]) -> str:
         )
     if ahead["random"] and ahead["format"]:
         return (
-            "Reinforcement is ahead of the first two, so that it is the right answers which made the difference; with right "
-            f"answers alone, and no reinforcement, as much is reached ({{lead_own}}).{part}"
+            "Reinforcement is ahead of the first two, so that "
+            + ("right answers made a difference" if gained else "it is the right answers which made the difference")
+            + f"; with right answers alone, and no reinforcement, as much is reached ({{lead_own}}).{part}"
         )
     level = " and ".join(text for name, text in CONTROLS.items() if not ahead[name])
     return f"Reinforcement is not ahead of {level}: what made the difference is not shown."
