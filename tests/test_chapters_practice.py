@@ -189,6 +189,9 @@ def test_the_chapter_on_the_expert_says_that_practice_passes_it_only_where_it_do
     assert all(len(one["x"]) == len(one["low"]) == len(one["y"]) for one in found.series)
     found.write("beyond_the_expert", tmp_path)
     arms = expert_arms(tmp_path, practice, 33)
+    asked(arms["format"], greedy=60, chance=0.85)
+    assert "only a part came without rewarding right answers" in beyond_the_expert.chapter(arms).text[-1]
+    asked(arms["format"], greedy=33, chance=0.66)
     alone = beyond_the_expert.chapter({name: arm for name, arm in arms.items() if name != "format"}).text[-1]
     assert "a reward for the form alone was not run: that right answers were rewarded is not shown" in alone
     beyond = beyond_the_expert.chapter(expert_arms(tmp_path, practice, 50))
@@ -220,6 +223,9 @@ def test_the_chapter_on_practice_names_what_it_fixed_and_what_explains_it(tmp_pa
     assert "neither training on its own samples" in found.text[3] and "cannot be told" not in found.text[4]
     assert "No new solutions were found" in found.text[1] and "no change that can be told" in found.text[2]
     found.write("reinforcement", tmp_path)
+    asked(arms["format"], greedy=60, chance=0.85)
+    assert "A part of the gain came with a reward for the form alone." in reinforcement.chapter(arms).text[3]
+    asked(arms["format"], greedy=33, chance=0.66)
     alone = reinforcement.chapter({name: arm for name, arm in arms.items() if name != "random"}).text[3]
     assert "A control with a reward by chance was not run" in alone
     asked(arms["own"], greedy=60, chance=1.0)

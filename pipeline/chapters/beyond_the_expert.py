@@ -155,8 +155,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures["pass_many_change"] = difference(many["sft"], many["rl"], any_right)
     figures["samples_many"] = exact(min(len(row["samples"]) for rows in many.values() for row in rows))
     for name in (name for name in ("own", *REWARDED_FOR_NOTHING) if name in arms):
-        figures[f"{name}_change"] = difference(greedy["sft"], greedy[name])
-        figures[f"rl_minus_{name}"] = difference(greedy[name], greedy["rl"])
+        figures[f"{name}_change"] = change(drawn["sft"], drawn[name])
+        figures[f"rl_minus_{name}"] = change(drawn[name], drawn["rl"])
+    figures["rl_change"] = change(drawn["sft"], drawn["rl"])
     figures |= {f"compute_{name}": exact(value) for name, value in places.items()}
     figures["compute_most_of_rl"] = exact(places[most] / places["trained"])
     figures["fewest"], figures["most"] = (exact(_size(name)) for name in (imitations[0], most))
@@ -236,7 +237,8 @@ def _controls(figures: dict[str, Figure]) -> str:
         if clean
         else "the size of the model is not ruled out as what holds imitation back. "
     )
-    text += "Supervised training on the model's own answers that the verifier passed leads from {greedy_sft} to {greedy_own}; "
+    text += "At temperature 1, supervised training on the model's own answers that the verifier passed leads from "
+    text += "{sampled_sft} to {sampled_own}; "
     if own["low"] > 0:
         text += "knowing which answers are right helps without reinforcement, too, and reinforcement is " + say(
             ahead, "ahead of it by {rl_minus_own}. ", "behind it by {rl_minus_own}. ", "not told apart from it. "
@@ -244,12 +246,18 @@ def _controls(figures: dict[str, Figure]) -> str:
     else:
         text += "with as many rollouts and updates that did not do it. "
     for name in run:
-        text += f"With a reward {REWARDED_FOR_NOTHING[name]} the model ends at {{greedy_{name}}}. "
+        text += f"With a reward {REWARDED_FOR_NOTHING[name]} the model ends at {{sampled_{name}}}, at {{greedy_{name}}} of its "
+        text += "most likely answers. "
     if len(run) < len(REWARDED_FOR_NOTHING):
         missing = " and ".join(text for name, text in REWARDED_FOR_NOTHING.items() if name not in run)
         return f"{text}A control with a reward {missing} was not run: that right answers were rewarded is not shown to be why."
     if all(figures[f"rl_minus_{name}"]["low"] > 0 for name in run):
-        return f"{text}Practice is ahead of both: it is that right answers were rewarded which made the difference."
+        text += "Practice is ahead of both: "
+        gained = [name for name in run if figures[f"{name}_change"]["low"] > 0]
+        if not gained:
+            return f"{text}it is that right answers were rewarded which made the difference."
+        part = " and ".join(f"{{{name}_change}} with a reward {REWARDED_FOR_NOTHING[name]}" for name in gained)
+        return f"{text}of its {{rl_change}} only a part came without rewarding right answers, {part}."
     return f"{text}Practice is not ahead of both: what was rewarded is not shown to have made the difference."
 
 

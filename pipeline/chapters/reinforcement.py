@@ -26,7 +26,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.self_checks import checks
 from pipeline.statistics import mean_interval
 
-GREEDY, MANY, FACTS = "sums_greedy", "sums_many", "facts_heldout"
+GREEDY, SAMPLED, MANY, FACTS = "sums_greedy", "sums_sampled", "sums_many", "facts_heldout"
 CHECKED, UNCHECKED = "sums_greedy", "sums_unchecked"
 CONTROLS = {
     "random": "a reward by chance",
@@ -42,6 +42,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     `checks_after`, stages: a model that was shown self-checks, and reinforcement from it."""
     controls = [name for name in CONTROLS if name in arms]
     greedy = {name: arms[name].answers(GREEDY) for name in ("before", "after", *controls)}
+    drawn = {name: arms[name].answers(SAMPLED) for name in greedy}
     many = {name: arms[name].answers(MANY) for name in ("before", "after")}
     facts = {name: arms[name].answers(FACTS) for name in ("start", "trained")}
     k = min(len(row["samples"]) for rows in many.values() for row in rows)
@@ -55,9 +56,11 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures |= _by_kind(greedy["before"], greedy["after"])
     figures |= {f"facts_{name}": rate(facts[name]) for name in facts}
     figures["facts_change"] = difference(facts["start"], facts["trained"])
+    figures |= {f"sampled_{name}": share([right_samples(row) for row in rows]) for name, rows in drawn.items()}
+    figures["change_after"] = change(drawn["before"], drawn["after"])
     for name in controls:
-        figures[f"change_{name}"] = difference(greedy["before"], greedy[name])
-        figures[f"lead_{name}"] = difference(greedy[name], greedy["after"])
+        figures[f"change_{name}"] = change(drawn["before"], drawn[name])
+        figures[f"lead_{name}"] = change(drawn[name], drawn["after"])
     accuracy, length = while_training(arms["trained"]), while_training(arms["trained"], reward=LENGTH)
     figures |= {"training_first": accuracy[0][1], "training_last": accuracy[-1][1]}
     figures |= {"length_first": length[0][1], "length_last": length[-1][1]}
@@ -156,8 +159,12 @@ def _text(figures: dict[str, Figure], k: int) -> list[str]:
         f"Of what was wrong, training fixed: {fixed}. Of what was right it broke: {lost or 'nothing was right'}. Facts, "
         "which it did not practise, were right in {facts_start} and are in {facts_trained}: "
         + say(figures["facts_change"], "more than before.", "it cost some of them.", "no change that can be told."),
-        "As many rollouts and updates change {accuracy_before} "
-        + "; ".join(f"by {{change_{name}}} with {CONTROLS[name]}" for name in CONTROLS if f"change_{name}" in figures)
+        "At temperature 1 practice changes {sampled_before} by {change_after}; as many rollouts and updates change it "
+        + "; ".join(
+            f"by {{change_{name}}} with {CONTROLS[name]} ({{accuracy_{name}}} of the most likely answers)"
+            for name in CONTROLS
+            if f"change_{name}" in figures
+        )
         + f". {_verdict(figures)}",
         "Another model was shown worked sums of which half look back at their answer, and practised, too. It looked back in "
         "{checks_share_before} of its answers before and in {checks_share_after} after, with {checks_tokens_before} and "
@@ -180,15 +187,18 @@ def _verdict(figures: dict[str, Figure]) -> str:
     if missing:
         return f"A control with {missing} was not run: what made the difference is not shown."
     ahead = {name: figures[f"lead_{name}"]["low"] > 0 for name in CONTROLS}
+    gained = " and ".join(CONTROLS[name] for name in ("random", "format") if figures[f"change_{name}"]["low"] > 0)
+    part = f" A part of the gain came with {gained}." if gained else ""
     if all(ahead.values()):
         return (
             "Reinforcement is ahead of all three: neither training on its own samples, nor the form, nor right samples "
-            "without reinforcement explain the gain."
+            f"without reinforcement explain it.{part}"
         )
     if ahead["random"] and ahead["format"]:
         return (
-            "Reinforcement is ahead of the first two, so that it is the right answers which made the difference; with right "
-            "answers alone, and no reinforcement, as much is reached ({lead_own})."
+            "Reinforcement is ahead of the first two, so that "
+            + ("right answers made a difference" if gained else "it is the right answers which made the difference")
+            + f"; with right answers alone, and no reinforcement, as much is reached ({{lead_own}}).{part}"
         )
     level = " and ".join(text for name, text in CONTROLS.items() if not ahead[name])
     return f"Reinforcement is not ahead of {level}: what made the difference is not shown."
