@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(PIPELINE) run recipes/demo
 
 chapters: demo
-	$(PIPELINE) run recipes/chapters
+	$(PIPELINE) run recipes/chapters --jobs 2
 
 $(PREPARE): $(STAMP)
 	$(PIPELINE) $@ --config recipes/$(RECIPE)/$@.yaml
