@@ -13,7 +13,7 @@ from run_folders import result, write_chapter, write_plan, write_run, write_stag
 from pipeline.errors import PipelineError
 from pipeline.manifest import manifest_hash
 from pipeline.reporting import funnel_page, model_card, report, summary_table
-from pipeline.reporting.chapters import side_by_side
+from pipeline.reporting.chapters import read_chapters, side_by_side
 from pipeline.reporting.drawing import thinned
 from pipeline.reporting.run_folder import read_run
 from pipeline.reporting.seeds import together
@@ -290,6 +290,14 @@ def test_chapters_of_other_runs_are_told_too_with_their_own_seeds(run, tmp_path)
     assert json.loads((run / "report" / "report.json").read_text())["chapters_of"] == []
 
 
+def test_a_chapter_may_say_which_figures_are_shown_first(run):
+    path = write_chapter(run)
+    (chapter,) = read_chapters(read_run(run))
+    assert len(chapter.headlines) > 1 and chapter.headlines[0] != "slope"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"headlines": ["slope", "nothing of this name"]}))
+    assert read_chapters(read_run(run))[0].headlines == ["slope"]
+
+
 def test_what_only_a_chapter_asked_is_no_column_of_the_table(run):
     write_stage(run, "asked", "evaluation", ["sft"], {"riddles": result(3, 10)})
     write_stage(run, "expert", "evaluation", [], {"facts": result(9, 10)})
@@ -361,7 +369,9 @@ def test_many_checkpoints_are_a_list_and_only_parents_are_compared_with(tmp_path
     assert "60.0 % [50.2, 69.1] after arm_6, higher (intervals apart)" in page.text  # than the base model
     assert "0.0 % [0.0, 3.7] after arm_0; " in page.text  # made from nothing here
     assert "Facts: 10 checkpoints" in page.text and "Evaluations, one by one" in page.text
-    assert "arm_ 5 50.0 %" in page.text  # a line of the list
+    assert "arm_ 5 50.0 %" in page.text  # a line of the list, which comes after the chapters
+    assert page.text.index("Every evaluation of 10 checkpoints") > page.text.index("working")
+    assert "| facts | arm_5 | 50.0 % [40.4, 59.6] |" in (run / "report" / "report.md").read_text()
 
 
 def test_time_tokens_flops_and_cost_are_added_up_and_held_against_the_plan(reported):

@@ -167,6 +167,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Past the expert",
         text=_text(figures, above, most),
         figures=figures,
+        headlines=("sampled_expert", f"sampled_{most}", "sampled_rl", "pass_many_change"),
         series=_series(arms, rungs, figures, places),
         x_label="10¹² FLOPs since the base model, rollouts counted",
         y_label="right at T = 1",

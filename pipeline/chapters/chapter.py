@@ -68,7 +68,8 @@ def _compute_by_stage(path: Path, without: set[Path]) -> dict[Path, float]:
 
 @dataclass
 class Chapter:
-    """`text` are paragraphs in which {NAME} stands for a figure. `samples` are answers of models, each with a remark."""
+    """`text` are paragraphs in which {NAME} stands for a figure. `headlines` name the figures that say most, by default the
+    first ones of the text. `samples` are answers of models, each with a remark."""
 
     title: str
     text: list[str]
@@ -77,6 +78,7 @@ class Chapter:
     x_label: str = ""
     y_label: str = ""
     samples: Sequence[tuple[Row | None, str]] = ()
+    headlines: Sequence[str] = ()
 
     def write(self, name: str, folder: Path) -> Path:
         """`chapters/NAME.json` in `folder`.
@@ -85,7 +87,7 @@ class Chapter:
             PipelineError: the text names a figure that there is not, or holds a share or a decimal itself.
         """
         text = "\n".join(self.text)
-        unknown = set(re.findall(r"\{(\w+)\}", text)) - set(self.figures)
+        unknown = {*re.findall(r"\{(\w+)\}", text), *self.headlines} - set(self.figures)
         if unknown:
             raise PipelineError(f"chapter {name}: its text names {', '.join(sorted(unknown))}, which was not measured.")
         bare = re.findall(r"(?<![\w@.])\d+(?:\.\d+| ?%)", re.sub(r"\{\w+\}", "", text))
@@ -97,6 +99,7 @@ class Chapter:
             "text": self.text,
             "figures": self.figures,
             "series": self.series,
+            "headlines": list(self.headlines),
             "x_label": self.x_label,
             "y_label": self.y_label,
             "samples": [

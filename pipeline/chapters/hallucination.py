@@ -210,6 +210,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Hallucination",
         text=text,
         figures=figures,
+        headlines=("made_up_before", "made_up_self_check", "false_refusals_self_check", "auroc_self_check"),
         series=[
             by_group("refused, after", rows["refusals"], "mentions", refused),
             by_group("right, after", [row for row in rows["refusals"] if row["mentions"]], "mentions"),

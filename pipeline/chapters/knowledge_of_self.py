@@ -154,6 +154,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Knowledge of self",
         text=text,
         figures=figures,
+        headlines=("who_told", "maker_told", "facts_change_told", "sums_change_told"),
         samples=[(before[0], "before"), (asked[0], "told by training rows"), (system[0], "told by the system prompt")],
     )
 

@@ -69,6 +69,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Learning from preferences, and overdoing it",
         text=text,
         figures=figures,
+        headlines=(*(f"wins_{name}" for name in trained[:1]), "proxy_gain", "judge_gain", "judge_lost"),
         series=[*_lines(lines, ""), *_lines(points, ", best of n")],
         x_label="√KL from the start, nats",
         y_label="gain in score",

@@ -221,6 +221,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Models need tokens to think",
         text=text,
         figures=figures,
+        headlines=("slope_direct", "slope_working", "most_steps_direct", "most_steps_working"),
         series=[by_group(name.replace("_", " "), one, "steps") for name, one in rows.items()],
         x_label="steps of the problem",
         y_label="right answers",

@@ -167,6 +167,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Which model when",
         text=text,
         figures=figures,
+        headlines=("auto_accuracy_of_on", "auto_tokens_of_on", "hard_chat", "hard_reasoning"),
         series=[
             line(name, [(kind, figures[f"{kind}_{arm}"]) for kind in KINDS])
             for arm, name in (("base", "base"), ("chat", "chat"), ("reasoning", "reasoning"), ("auto", "think: auto"))

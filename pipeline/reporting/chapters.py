@@ -5,7 +5,7 @@ A chapter is `chapters/NAME.json` (or `chapter.json`) in any directory below the
     {"chapter": NAME, "title": ..., "text": paragraphs in which {FIGURE} stands for a figure,
      "figures": {FIGURE: {n, correct, rate, low, high} or {value, low, high}},
      "series": [{"name", "x", "y", "low", "high"}], "x_label": ..., "y_label": ...,
-     "samples": [{"prompt", "completion", "note"}]}
+     "headlines": names of figures to be shown large, "samples": [{"prompt", "completion", "note"}]}
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ class Chapter:
     questions: list[Row] = field(default_factory=list)
     others: dict[str, list[float]] = field(default_factory=dict)
     agreement: list[tuple[int, int]] = field(default_factory=list)
+    first: list[str] = field(default_factory=list)
 
     @property
     def headlines(self) -> list[str]:
-        """The figures to be shown large: those that the text names first."""
+        """The figures to be shown large: those that the chapter names for it, or else that its text names first."""
+        if self.first:
+            return [name for name in self.first if name in self.figures]
         named = [name for part in self.text for name in PLACEHOLDER.findall(part) if name in self.figures]
         return list(dict.fromkeys(named or self.figures))[:HEADLINES]
 
@@ -188,6 +191,7 @@ def _chapter(content: Any, stem: str) -> Chapter:
         ],
         figures=figures,
         series=series,
+        first=[str(name) for name in content.get("headlines") or []][:HEADLINES],
         x_label=str(content.get("x_label", "")),
         y_label=str(content.get("y_label", "")),
         samples=[
