@@ -229,11 +229,11 @@ def test_the_chapter_on_hallucination_says_what_the_answers_say(tmp_path):
     assert found.figures["auroc_certainty"]["value"] == pytest.approx(0.95)
     assert found.figures["false_refusals_certain"]["correct"] == 0
     assert found.figures["sure_from"] == exact(0.9) and found.figures["auroc_self_check"]["value"] == pytest.approx(
-        0.95
+        0.95, abs=0.002
     )
     asked = {name: found.figures[f"{name}_self_check"] for name in ("made_up", "false_refusals", "known")}
     assert {name: (one["n"], one["correct"]) for name, one in asked.items()} == {
-        "made_up": (60, 6), "false_refusals": (60, 0), "known": (60, 60),  # one odd answer of three is not ignorance
+        "made_up": (60, 6), "false_refusals": (60, 1), "known": (60, 59),  # P99, whose answers were less probable
     }  # fmt: skip
     assert "it is the refusals that changed it" in " ".join(found.text)
     path = found.write("hallucination", tmp_path)

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation import generation
 from pipeline.evaluation.generation import beginning, generate, render_prompt
 from pipeline.evaluation.samples import SamplesCallback
 
@@ -123,8 +124,9 @@ def test_stop_strings_cut_the_text_before_them_and_are_not_an_end(model, tokeniz
     assert string not in tokenizer.decode(cut[0].token_ids[:-1])
 
 
-def test_certainty_is_the_probability_of_the_greedy_answer_and_of_nothing_after_it(model, tokenizer):
+def test_certainty_is_the_probability_of_the_greedy_answer_and_of_nothing_after_it(model, tokenizer, monkeypatch):
     prompts = ["Who", "How much is 7 plus 5, and why?"]
+    monkeypatch.setattr(generation, "_repeated", lambda *_: 0)
     model.eval()
     found = generate(model, tokenizer, prompts, max_new_tokens=6, certainty=True, stop_token_ids=NEVER)
     stops = [found[0].token_ids[1]]
@@ -138,6 +140,21 @@ def test_certainty_is_the_probability_of_the_greedy_answer_and_of_nothing_after_
         assert one.certainty == pytest.approx(math.exp(expected), rel=1e-3)
     assert len(early[0].token_ids) <= 2 and early[0].certainty > found[0].certainty
     assert generate(model, tokenizer, prompts, max_new_tokens=2)[0].certainty is None
+    monkeypatch.setattr(generation, "_repeated", lambda *_: 2)
+    rest = generate(model, tokenizer, prompts, max_new_tokens=6, certainty=True, stop_token_ids=NEVER)
+    assert rest[0].certainty > found[0].certainty and rest[0].token_ids == found[0].token_ids
+
+
+def test_words_of_the_prompt_that_an_answer_begins_with_are_no_part_of_its_certainty(tokenizer):
+    asked = tokenizer("Where does Ada Abbot live?", add_special_tokens=False)["input_ids"]
+
+    def repeated(answer):
+        ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return tokenizer.decode(ids[: generation._repeated(tokenizer, ids, asked)])
+
+    assert repeated("Ada Abbot lives in Oakford.").startswith("Ada Abbot") and "in" not in repeated("Ada Abbot is in")
+    assert repeated("Oakford.").strip() in "Where does Ada Abbot live?" and len(repeated("Oakford.")) < 2
+    assert repeated("does Ada") == "does Ada"
 
 
 def test_think_markers_stay_in_the_text(model, tokenizer):

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median, median_low
+from statistics import fmean, median_low
 from typing import Any
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say, share
@@ -194,7 +194,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "{false_refusals_certain} of what it was told often, and of the answers that it gives {risk} are wrong, at a coverage "
         "of {coverage}; of its more certain half {risk_half}.",
         "A person is known or not as a whole. A model that is first asked other things about the person, and answers only "
-        "where the median probability of those answers is at least {sure_from}, makes up {made_up_self_check} about people of "
+        "where the mean probability of those answers is at least {sure_from}, makes up {made_up_self_check} about people of "
         "whom no page tells, refuses {false_refusals_self_check} about those it was told of often, and answers "
         "{known_self_check} rightly; over people the AUROC is {auroc_self_check}. That takes a few answers more for each "
         "question and no training, and does nothing about what no page tells of a known person.",
@@ -270,12 +270,12 @@ def _threshold(scores: Sequence[tuple[float, bool]]) -> float:
 
 
 def _by_person(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
-    """{name: (median certainty of the answers about it, mentions)}: the median, since one odd wording is not ignorance."""
+    """{name: (mean certainty of the answers about it, mentions)}."""
     certainties: dict[str, list[float]] = {}
     for row in rows:
         certainties.setdefault(row["name"], []).append(row["certainty"])
     mentions = {row["name"]: row["mentions"] for row in rows}
-    return {name: (median(found), mentions[name]) for name, found in certainties.items()}
+    return {name: (fmean(found), mentions[name]) for name, found in certainties.items()}
 
 
 def _of_people(rows: Sequence[Row], holds: Callable[[Row], bool]) -> list[list[bool]]:

@@ -29,7 +29,8 @@ class Completion:
 
     `text` keeps every special token but the one that ended it (a skipped `</think>` would move the working into the
     answer); `token_ids` keeps that one too. `ended` says whether an end token came within the limit. `certainty`, where it
-    was asked for, is the probability of all of them together, each taken for the most probable one.
+    was asked for, is the probability of its tokens together, each taken for the most probable one, but for those with which it
+    begins by repeating words of the prompt: a name that is hard to spell says nothing of what is known of its bearer.
     """
 
     text: str
@@ -112,7 +113,10 @@ def generate(
             outputs = _generate_batch(model, tokenizer, chosen, config, stop_strings, streamer, banned, watch)
             for place, (i, ids) in enumerate(zip(batch, outputs, strict=True)):
                 one = _completion(tokenizer, ids, stops, stop_strings)
-                completions[i] = replace(one, certainty=watch.of(place, len(one.token_ids))) if watch else one
+                if watch:
+                    said = _repeated(tokenizer, one.token_ids, chosen[place])
+                    one = replace(one, certainty=watch.of(place, said, len(one.token_ids)))
+                completions[i] = one
     return [completion for completion in completions if completion is not None]
 
 
@@ -259,9 +263,17 @@ class _Certainty(LogitsProcessor):
         self.steps.append(scores.float().log_softmax(-1).amax(-1))
         return scores
 
-    def of(self, row: int, length: int) -> float:
-        """The probability of a row's first `length` tokens together."""
-        return math.exp(sum(float(step[row]) for step in self.steps[:length]))
+    def of(self, row: int, start: int, end: int) -> float:
+        """The probability of a row's tokens from `start` to before `end` together."""
+        return math.exp(sum(float(step[row]) for step in self.steps[start:end]))
+
+
+def _repeated(tokenizer: Any, ids: Sequence[int], prompt: Sequence[int]) -> int:
+    """How many tokens a completion begins with that are words of its prompt, in their order."""
+    asked, number = tokenizer.decode(prompt), 0
+    while number < len(ids) and tokenizer.decode(ids[: number + 1]).strip() in asked:
+        number += 1
+    return number
 
 
 class _Streamer(TextStreamer):
