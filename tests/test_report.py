@@ -350,6 +350,8 @@ def test_a_chapter_says_what_it_is_over_seeds_and_for_how_many_its_words_hold(tm
         for c in (30, 34)
     ]
     assert together(several)["rate"] == pytest.approx(0.8) and together(several)["low"] < 0.7
+    edge = [{"n": 9, "samples": 4, "correct": 36, "rate": 1.0, "low": 0.7, "high": 1.0}] * 2
+    assert together(edge)["high"] == 1.0 and 0.7 < together(edge)["low"] < 1.0  # no share is above all of them
     assert together(several[:1]) is None and together([several[0], {"n": 3}]) is None
     slope = figures["slope"]["over_seeds"]
     assert slope["value"] == pytest.approx(-0.061) and slope["low"] < -0.083 and slope["high"] > -0.05

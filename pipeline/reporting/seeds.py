@@ -92,6 +92,8 @@ def together(results: Sequence[Row], answers: Sequence[Sequence[Row]] = ()) -> R
         found = over_seeds([[1.0] * one["correct"] + [0.0] * (one["n"] - one["correct"]) for one in results])
     else:
         found = _normal(values, [(one["high"] - one["low"]) / (2 * 1.96) for one in results])
+        if key == "rate":
+            found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
     return {key: found.pop("value")} | found | {"values": values}
 
 
