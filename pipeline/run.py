@@ -16,6 +16,8 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, dump, write_atomically
 from pipeline.plan import Plan, Planner
 
+GRACE = 30
+"""Seconds that stages have to end by themselves after an interrupt."""
 DISTRIBUTED = ("pretrain", "sft", "reward", "rlhf", "dpo", "grpo", "distill", "evaluate")
 
 
@@ -54,8 +56,12 @@ def run_folder(
         0, or the exit status of the first stage that failed; no other is started then.
 
     Raises:
-        PipelineError: Something is wrong with a recipe; nothing was run.
+        PipelineError: Something is wrong with a recipe or an option; nothing was run.
     """
+    if jobs < 1 or (jobs > 1 and accelerate):
+        raise PipelineError(
+            f"--jobs {jobs}: expected 1 or more, and 1 with --accelerate, whose launches would share ports and devices."
+        )
     processes = _processes(accelerate)
     recipes = stages.load_folder(folder, overrides, seed, output, processes, controls, replace)
     if until is not None:
@@ -77,30 +83,41 @@ def _run_all(recipes: Sequence[stages.Recipe], jobs: int, accelerate: str | None
     """Run each recipe as soon as those that it waits for are done; 0, or the first status that is not."""
     before, logs = stages.waiting_for(recipes), _folder(recipes) / "logs"
     waiting, done, running, failed = list(range(len(recipes))), set[int](), dict[int, _Job](), 0
-    while running or (waiting and not failed):
-        for number in [one for one in waiting if before[one] <= done][: 0 if failed else jobs - len(running)]:
-            waiting.remove(number)
-            recipe, log = recipes[number], None
-            if jobs > 1:
-                logs.mkdir(parents=True, exist_ok=True)
-                log = logs / f"{number + 1:02}-{recipe.path.stem}.log"
-            print(f"\n[{number + 1}/{len(recipes)}] {recipe.stage}  {recipe.path}  ->  {recipe.output_dir}", flush=True)
-            running[number] = _Job(_command(recipe, accelerate, overwrite), _environment(recipe, jobs), log)
-        for number, job in list(running.items()):
-            status = job.process.poll()
-            if status is None:
-                continue
-            del running[number]
-            stage = recipes[number].stage
-            if status == 0:
-                done.add(number)
-                print(f"{stage}  done in {time.monotonic() - job.begun:.0f} s", flush=True)
-                continue
-            failed = failed or status
-            said = f"\n{job.log}:\n" + "".join(job.log.read_text().splitlines(keepends=True)[-20:]) if job.log else ""
-            text = f"{said}\n{stage} {recipes[number].path} stopped with status {status}. The same command goes on from here."
-            print(text, file=sys.stderr)
-        time.sleep(0.02 if running else 0)
+    try:
+        while running or (waiting and not failed):
+            for number in [one for one in waiting if before[one] <= done][: 0 if failed else jobs - len(running)]:
+                waiting.remove(number)
+                recipe, log = recipes[number], None
+                if jobs > 1:
+                    logs.mkdir(parents=True, exist_ok=True)
+                    log = logs / f"{number + 1:02}-{recipe.path.stem}.log"
+                print(
+                    f"\n[{number + 1}/{len(recipes)}] {recipe.stage}  {recipe.path}  ->  {recipe.output_dir}",
+                    flush=True,
+                )
+                running[number] = _Job(_command(recipe, accelerate, overwrite), _environment(recipe, jobs), log)
+            for number, job in list(running.items()):
+                status = job.process.poll()
+                if status is None:
+                    continue
+                del running[number]
+                stage = recipes[number].stage
+                if status == 0:
+                    done.add(number)
+                    print(f"{stage}  done in {time.monotonic() - job.begun:.0f} s", flush=True)
+                    continue
+                failed = failed or status
+                stopped = f"{stage} {recipes[number].path} stopped with status {status}."
+                text = f"{job.last_lines()}\n{stopped} The same command goes on from here."
+                print(text, file=sys.stderr)
+            time.sleep(0.02 if running else 0)
+    finally:  # an interrupt reaches the stages as well: none goes on beside the next run of this command
+        for job in running.values():
+            try:
+                job.process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                job.process.terminate()
+                job.process.wait()
     return failed
 
 
@@ -112,6 +129,13 @@ class _Job:
         with contextlib.ExitStack() as files:
             into = files.enter_context(log.open("w")) if log else None
             self.process = subprocess.Popen(command, env=environment, stdout=into, stderr=into)
+
+    def last_lines(self, number: int = 20) -> str:
+        """The end of the log under its name; nothing without one."""
+        if self.log is None:
+            return ""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        return f"\n{self.log}:\n{''.join(lines[-number:])}"
 
 
 def up_to(recipes: Sequence[stages.Recipe], until: str) -> list[stages.Recipe]:

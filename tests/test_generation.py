@@ -154,7 +154,7 @@ def test_words_of_the_prompt_that_an_answer_begins_with_are_no_part_of_its_certa
 
     assert repeated("Ada Abbot lives in Oakford.").startswith("Ada Abbot") and "in" not in repeated("Ada Abbot is in")
     assert repeated("Oakford.").strip() in "Where does Ada Abbot live?" and len(repeated("Oakford.")) < 2
-    assert repeated("does Ada") == "does Ada"
+    assert repeated("does Ada") == "does Ada" and repeated("Whe") == "" == repeated(tokenizer.eos_token)
 
 
 def test_think_markers_stay_in_the_text(model, tokenizer):

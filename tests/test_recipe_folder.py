@@ -179,6 +179,25 @@ def test_nothing_is_started_after_a_stage_that_failed_and_what_runs_ends(meals, 
     assert ("01-bean.log:\nat work" in error) is (jobs == 2)
 
 
+@pytest.mark.parametrize(("jobs", "accelerate"), [(0, None), (-1, None), (2, "cpu.yaml")])
+def test_an_impossible_number_of_jobs_is_refused(meals, jobs, accelerate):
+    with pytest.raises(PipelineError, match=f"--jobs {jobs}: expected 1 or more, and 1 with --accelerate"):
+        run_folder("r", jobs=jobs, accelerate=accelerate)
+
+
+def test_an_interrupt_waits_for_the_stages_that_run(meals, monkeypatch):
+    sleep = run.time.sleep
+
+    def interrupted(seconds):
+        monkeypatch.setattr(run.time, "sleep", sleep)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder("r", jobs=2)
+    assert (meals / "bean.times").exists() and (meals / "corn.times").exists()  # both have come to their end
+
+
 def test_a_recipe_waits_for_what_the_evaluations_that_it_names_read(kitchen):
     write(kitchen / "r/a.yaml", "stage: grow\noutput_dir: runs/x/a\nevaluations: r/c.yaml")
     write(kitchen / "r/b.yaml", "stage: grow\noutput_dir: runs/x/b")
@@ -232,6 +251,8 @@ def test_another_folder_is_read_wherever_a_recipe_names_one(kitchen, meals, monk
     (recipe,) = stages.load_folder("more", output="runs/y-2", replace={"runs/x": "runs/x-2"})
     assert (str(recipe.output_dir), recipe.arguments.food) == ("runs/y-2/meal", "runs/x-2/bean")
     assert recipe.arguments.menu == {"corn": "runs/x-2/corn/ear"} and recipe.environment == {"PAN": "runs/x-2/pan"}
+    with pytest.raises(RecipeError, match="no recipe of more names runs/z or a path below it"):
+        stages.load_folder("more", replace={"runs/z": "runs/x-2"})
     monkeypatch.delenv("PAN", raising=False)
     assert run._environment(recipe, 1)["PAN"] == "runs/x-2/pan"
     monkeypatch.setenv("PAN", "mine")

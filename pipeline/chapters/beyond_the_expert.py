@@ -252,14 +252,16 @@ def _controls(figures: dict[str, Figure]) -> str:
     if len(run) < len(REWARDED_FOR_NOTHING):
         missing = " and ".join(text for name, text in REWARDED_FOR_NOTHING.items() if name not in run)
         return f"{text}A control with a reward {missing} was not run: that right answers were rewarded is not shown to be why."
-    if all(figures[f"rl_minus_{name}"]["low"] > 0 for name in run):
+    if figures["rl_change"]["low"] > 0 and all(figures[f"rl_minus_{name}"]["low"] > 0 for name in run):
         text += "Practice is ahead of both: "
         gained = [name for name in run if figures[f"{name}_change"]["low"] > 0]
         if not gained:
             return f"{text}it is that right answers were rewarded which made the difference."
         part = " and ".join(f"{{{name}_change}} with a reward {REWARDED_FOR_NOTHING[name]}" for name in gained)
         return f"{text}of its {{rl_change}} only a part came without rewarding right answers, {part}."
-    return f"{text}Practice is not ahead of both: what was rewarded is not shown to have made the difference."
+    return (
+        f"{text}Practice is not seen to gain and lead both: what was rewarded is not shown to have made the difference."
+    )
 
 
 def _series(

@@ -166,7 +166,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "fewest_mentions": exact(least),
     }
     calibration, checks = arms["before"].answers("calibration"), arms["before"].answers("self_check")
-    figures |= _selective(calibration, checks, known["before"], unknown["before"])
+    figures |= _selective(calibration, checks, rows["before"], top)
     plain, after = figures["made_up_plain"], figures["made_up_refusals"]
     fewer = after["high"] < plain["low"]
     text = [
@@ -188,16 +188,24 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "Of known people, questions that no page answers are refused in {untold_seen_refused} where the kind of question was "
         "among the refusals, in {untold_unseen_refused} where it was not; the chat model had made something up in "
         "{untold_before}.",
-        "How probable the trained model finds the refusal tells unknown from known people with an AUROC of {auroc}. The chat "
-        "model had been able to tell before: how probable it finds its own answer does it with {auroc_certainty}. If it keeps "
-        "silent where that is below {threshold}, which was chosen on other people, it makes up {made_up_certain}, refuses "
-        "{false_refusals_certain} of what it was told often, and of the answers that it gives {risk} are wrong, at a coverage "
-        "of {coverage}; of its more certain half {risk_half}.",
-        "A person is known or not as a whole. A model that is first asked other things about the person, and answers only "
-        "where the mean probability of those answers is at least {sure_from}, makes up {made_up_self_check} about people of "
-        "whom no page tells, refuses {false_refusals_self_check} about those it was told of often, and answers "
-        "{known_self_check} rightly; over people the AUROC is {auroc_self_check}. That takes a few answers more for each "
-        "question and no training, and does nothing about what no page tells of a known person.",
+        "How probable the trained model finds the refusal tells unknown from known people with an AUROC of {auroc}, how "
+        "probable the chat model found its own answer with {auroc_certainty}"
+        + (": it could tell before. " if figures["auroc_certainty"]["low"] > 0.5 else ". ")
+        + "If it keeps silent where that is below {threshold}, which was chosen on other people, it makes up "
+        "{made_up_certain}, refuses {false_refusals_certain} of what it was told often, and of the answers that it gives "
+        "{risk} are wrong, at a coverage of {coverage}; of its more certain half {risk_half}.",
+        "If it is first asked for everything else about the person, and answers only where the mean probability of those "
+        "answers is at least {sure_from}, also chosen on other people, it makes up {made_up_self_check} about people of whom "
+        "no page tells, refuses {false_refusals_self_check} about those it was told of often, and answers {known_self_check} "
+        "rightly, with an AUROC of {auroc_self_check}. "
+        + (
+            "Of people told of less often it refuses {less_known_refused} and answers {less_known_self_check} rightly, the "
+            "chat model {less_known_before}. "
+            if "less_known_refused" in figures
+            else ""
+        )
+        + "That takes a few answers more for each question and no training, and does nothing about what no page tells of a "
+        "known person.",
         "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, and "
         "of people mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
         "all questions the share of right answers and due refusals changes by {search_minus_refusals}"
@@ -223,38 +231,46 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     )
 
 
-def _selective(
-    calibration: list[Row], checks: list[Row], known: list[Row], unknown: list[Row]
-) -> dict[str, dict[str, Any]]:
+def _selective(calibration: list[Row], checks: list[Row], rows: list[Row], top: int) -> dict[str, dict[str, Any]]:
     """Answering only where the answer is probable (El-Yaniv and Wiener 2010), or only about people of whom the model's answers
-    to other questions mostly are, each from a threshold on that was best for the people of `calibration`."""
+    to questions for other attributes are, each from a threshold on that was best for the people of `calibration`."""
     threshold = _threshold([(row["certainty"], row["mentions"] > 0) for row in calibration])
-    rows = sorted(known + unknown, key=lambda row: -row["certainty"])
-    answered = [row for row in rows if row["certainty"] >= threshold]
-    about = _by_person(checks)
-    sure_from = _threshold([(certainty, mentions > 0) for certainty, mentions in _by_person(calibration).values()])
-    top = known[0]["mentions"]
+    known, unknown = ([row for row in rows if row["mentions"] == mentions] for mentions in (top, 0))
+    less = [row for row in rows if 0 < row["mentions"] < top]
+    by_certainty = sorted(known + unknown, key=lambda row: -row["certainty"])
+    answered = [row for row in by_certainty if row["certainty"] >= threshold]
+    sure_of, sure_of_others = _of_the_rest(checks), _of_the_rest(calibration)
+    told = {row["name"]: row["mentions"] > 0 for row in calibration}
+    sure_from = _threshold([(score, told[name]) for (name, _), score in sure_of_others.items()])
+
+    def score(row: Row) -> float:
+        return sure_of[row["name"], row["attribute"]]
 
     def sure(row: Row) -> bool:
-        return about[row["name"]][0] >= sure_from
+        return score(row) >= sure_from
 
     return {
         "threshold": exact(threshold),
         "auroc_certainty": auroc_interval([-row["certainty"] for row in unknown], [-row["certainty"] for row in known]),
         "made_up_certain": rate(unknown, lambda row: row["certainty"] >= threshold and made_up(row)),
         "false_refusals_certain": rate(known, lambda row: row["certainty"] < threshold),
-        "coverage": rate(rows, lambda row: row["certainty"] >= threshold),
-        "risk": rate(answered or rows, lambda row: not row["correct"]),
-        "risk_half": rate(rows[: len(rows) // 2], lambda row: not row["correct"]),
+        "coverage": rate(by_certainty, lambda row: row["certainty"] >= threshold),
+        "risk": rate(answered or by_certainty, lambda row: not row["correct"]),
+        "risk_half": rate(by_certainty[: len(by_certainty) // 2], lambda row: not row["correct"]),
         "sure_from": exact(sure_from),
-        "auroc_self_check": auroc_interval(
-            [-certainty for certainty, mentions in about.values() if mentions == 0],
-            [-certainty for certainty, mentions in about.values() if mentions == top],
-        ),
+        "auroc_self_check": auroc_interval([-score(row) for row in unknown], [-score(row) for row in known]),
         "made_up_self_check": share(_of_people(unknown, lambda row: sure(row) and made_up(row))),
         "false_refusals_self_check": share(_of_people(known, lambda row: not sure(row))),
         "known_self_check": share(_of_people(known, lambda row: sure(row) and row["correct"])),
-    }
+    } | (
+        {
+            "less_known_before": rate(less),
+            "less_known_self_check": rate(less, lambda row: sure(row) and row["correct"]),
+            "less_known_refused": rate(less, lambda row: not sure(row)),
+        }
+        if less
+        else {}
+    )
 
 
 def _threshold(scores: Sequence[tuple[float, bool]]) -> float:
@@ -269,17 +285,22 @@ def _threshold(scores: Sequence[tuple[float, bool]]) -> float:
     return median_low(score for score, found in gains.items() if found == max(gains.values()))
 
 
-def _by_person(rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
-    """{name: (mean certainty of the answers about it, mentions)}."""
-    certainties: dict[str, list[float]] = {}
+def _of_the_rest(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """{(name, attribute): mean certainty of the answers about the name's other attributes, or about its only one}."""
+    found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        certainties.setdefault(row["name"], []).append(row["certainty"])
-    mentions = {row["name"]: row["mentions"] for row in rows}
-    return {name: (fmean(found), mentions[name]) for name, found in certainties.items()}
+        found.setdefault(row["name"], {}).setdefault(row["attribute"], []).append(row["certainty"])
+    return {
+        (name, asked): fmean(
+            [score for kind, scores in of_kind.items() if kind != asked or len(of_kind) == 1 for score in scores]
+        )
+        for name, of_kind in found.items()
+        for asked in of_kind
+    }
 
 
 def _of_people(rows: Sequence[Row], holds: Callable[[Row], bool]) -> list[list[bool]]:
-    """For each person whether it holds of the answers about them: of one person all stand or fall together."""
+    """For each person whether it holds of the answers about them, which hang together."""
     people: dict[str, list[bool]] = {}
     for row in rows:
         people.setdefault(row["name"], []).append(holds(row))

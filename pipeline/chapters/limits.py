@@ -7,12 +7,14 @@ into one answer. A program does all of it.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, line, majority_baseline, rate
+from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, exact, line, majority_baseline, rate
 from pipeline.chapters.material import Material, Row, dialogue
 
+ORDERLESS = ("compare", "multiply")
 TASKS = ("count", "reverse", "compare", "multiply")
 _LABELS = {
     "count": "counting letters", "reverse": "spelling backwards", "compare": "comparing decimals",
@@ -43,6 +45,11 @@ class Problem:
     tool: str
     argument: str
 
+    @property
+    def essence(self) -> tuple[str, ...]:
+        """What makes two problems the same one: of numbers the pair, in whichever order."""
+        return tuple(sorted(re.findall(r"[\d.]+", self.argument))) if self.task in ORDERLESS else (self.argument,)
+
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`tools/train` and `direct/train`: the same problems with calls of the Python tool or the calculator, and answered at
@@ -52,11 +59,11 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     held = len(TASKS) * settings.heldout_per_task
     unseen, shown = words[:held], words[held:]
     heldout = [_MAKERS[task](unseen, rng) for task in TASKS for _ in range(settings.heldout_per_task)]
-    asked = {problem.argument for problem in heldout}
+    asked = {problem.essence for problem in heldout}
     rows: list[tuple[Row, Row]] = []
     while len(rows) < settings.rows:
         problem = _MAKERS[TASKS[len(rows) % len(TASKS)]](shown, rng)
-        if problem.argument not in asked:
+        if problem.essence not in asked:
             rows.append((_called(problem), dialogue(problem.question, _reply(problem))))
     rows += [(row, row) for row in material.replay(settings.replay)]
     rng.shuffle(rows)
@@ -151,19 +158,22 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     for task in TASKS:
         for name, rows in (("direct", direct), ("tools", tools)):
             figures[f"{task}_{name}"] = rate([row for row in rows if row["task"] == task])
-        figures[f"{task}_baseline"] = majority_baseline([row for row in direct if row["task"] == task])
+        figures[f"{task}_baseline"] = (
+            exact(0.5) if task == "compare" else majority_baseline([row for row in direct if row["task"] == task])
+        )
     figures |= {"all_direct": rate(direct), "all_tools": rate(tools), "gain": difference(direct, tools)}
     figures["returned_tools"] = rate(tools, _returned)
     text = [
         "Two models see the same problems: one answers at once, the other may call a Python interpreter and a calculator. "
         "Words and problems of the test occur in no training row.",
         "Without and with tools: " + "; ".join(
-            f"{_LABELS[task]} {{{task}_direct}} and {{{task}_tools}} (always the most frequent answer: {{{task}_baseline}})"
+            f"{_LABELS[task]} {{{task}_direct}} and {{{task}_tools}} ("
+            f"{'naming either number' if task == 'compare' else 'always the most frequent answer'}: {{{task}_baseline}})"
             for task in TASKS
         ) + ".",
         f"{_compared(figures)} Over all of them the tools change the share of right answers by {{gain}}.",
         "The programs that the model called returned the right answer in {returned_tools}, and {all_tools} of its answers are "
-        "right: what a call takes of a model this small is to copy, the question into the call and the result into the answer.",
+        "right: the rest is lost between what a call returned and the answer.",
     ]  # fmt: skip
     wrong = next((row for row in direct if not row["correct"]), None)
     same = next((row for row in tools if wrong and row["prompt"] == wrong["prompt"]), None)

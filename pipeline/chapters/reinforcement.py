@@ -186,6 +186,8 @@ def _verdict(figures: dict[str, Figure]) -> str:
     missing = " and ".join(text for name, text in CONTROLS.items() if f"lead_{name}" not in figures)
     if missing:
         return f"A control with {missing} was not run: what made the difference is not shown."
+    if figures["change_after"]["low"] <= 0:
+        return "That practice gained anything is not shown."
     ahead = {name: figures[f"lead_{name}"]["low"] > 0 for name in CONTROLS}
     gained = " and ".join(CONTROLS[name] for name in ("random", "format") if figures[f"change_{name}"]["low"] > 0)
     part = f" A part of the gain came with {gained}." if gained else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -269,10 +270,14 @@ class _Certainty(LogitsProcessor):
 
 
 def _repeated(tokenizer: Any, ids: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many tokens a completion begins with that are words of its prompt, in their order."""
-    asked, number = tokenizer.decode(prompt), 0
-    while number < len(ids) and tokenizer.decode(ids[: number + 1]).strip() in asked:
-        number += 1
+    """How many tokens a completion begins with that are whole words of its prompt, in their order."""
+    asked, number = tokenizer.decode(prompt, skip_special_tokens=True), 0
+    for end in range(1, len(ids) + 1):
+        said = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+        if ids[end - 1] in tokenizer.all_special_ids or said not in asked:
+            break
+        if re.search(rf"(?<!\w){re.escape(said)}(?!\w)", asked):
+            number = end
     return number
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, dump, manifest_hash, now, write_atomically
 from pipeline.reporting.card import model_card, owns_card
 from pipeline.reporting.chapters import Chapter, evaluation_chapters, in_order, read_chapters
@@ -67,7 +68,12 @@ def report(
     chapters_of = before.get("chapters_of", []) if chapters_of is None else [str(one) for one in chapters_of]
     chapters, evaluations = read_chapters(run), evaluation_chapters(run)
     chapters_over_seeds(chapters, beside)
-    for other in map(read_run, chapters_of):
+    for path in chapters_of:
+        try:
+            other = read_run(path)
+        except PipelineError as error:
+            run.missing.append(f"chapters_of: {error}")
+            continue
         told = read_chapters(other)
         chapters_over_seeds(told, other_runs(other))
         chapters = in_order([*(one for one in told if one.name not in {own.name for own in chapters}), *chapters])

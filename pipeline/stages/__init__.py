@@ -121,7 +121,12 @@ def examine_folder(
     if output is not None and (root := common_root([absolute(folder) for folder in written])) is not None:
         _move(sources, root, Path(output))
     for folder, other in (replace or {}).items():
+        before = [source.values for source in sources]
         _move(sources, absolute(folder), Path(other))
+        if before == [source.values for source in sources]:
+            complaints.append(
+                Complaint(COMMAND_LINE, f"no recipe of {path} names {folder} or a path below it", "replace")
+            )
     for source in sources:
         source.overrides = {key: texts for key, texts in given.items() if key in known.get(source.path, ())}
     links, misfits = in_order([link(source, getattr(modules[source.path], "INPUTS", ())) for source in sources])
