@@ -11,7 +11,7 @@ from pipeline import stages
 from pipeline.evaluation.evaluate import model_fingerprint
 from pipeline.manifest import manifest_hash, read_manifest
 from pipeline.plan import plan
-from pipeline.recipe import RecipeError
+from pipeline.recipe import RecipeError, read_yaml
 from pipeline.recipe.controls import ARMS, control_of
 from pipeline.reporting import report, summary_table
 from pipeline.reporting.claims import claims, concentration
@@ -49,7 +49,7 @@ def test_the_chapters_controls_are_those_of_the_demo():
     aside = {"stage", "output_dir", "dataset_name", "evaluations", "evaluation_batch_size", "save_steps", "max_length"}
     aside |= {"sample_prompts", "sample_steps", "sample_problems", "batch_size"}
     for chapter, arm in (("random", "random"), ("format", "format"), ("samples", "samples"), ("own", "sft")):
-        written = yaml.safe_load((ROOT / "recipes" / "chapters" / f"rl_{chapter}.yaml").read_text())
+        written = read_yaml(ROOT / "recipes" / "chapters" / f"rl_{chapter}.yaml")
         values = dict(derived[arm].values)
         if chapter == "format":  # the order of rewards is free
             for one in (written, values):
