@@ -282,7 +282,8 @@ def _threshold(scores: Sequence[tuple[float, bool]]) -> float:
         return above[True] * len(sides[False]) - above[False] * len(sides[True])
 
     gains = {score: gain(score) for score in sorted({score for score, _ in scores})}
-    return median_low(score for score, found in gains.items() if found == max(gains.values()))
+    best = max(gains.values())
+    return median_low(score for score, found in gains.items() if found == best)
 
 
 def _of_the_rest(rows: Sequence[Row]) -> dict[tuple[str, str], float]:

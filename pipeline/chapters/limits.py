@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, exact, line, majority_baseline, rate
-from pipeline.chapters.material import Material, Row, dialogue
+from pipeline.chapters.material import Material, Row, dialogue, tool_turns
 
 ORDERLESS = ("compare", "multiply")
 TASKS = ("count", "reverse", "compare", "multiply")
@@ -133,9 +133,7 @@ def _reply(problem: Problem) -> str:
 def _called(problem: Problem) -> Row:
     user, answer = dialogue(problem.question, _reply(problem))["messages"]
     key = {"python": "code", "calculator": "expression"}[problem.tool]
-    function = {"name": problem.tool, "arguments": {key: problem.argument}}
-    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
-    return {"messages": [user, call, {"role": "tool", "name": problem.tool, "content": problem.answer}, answer]}
+    return {"messages": [user, *tool_turns(problem.tool, {key: problem.argument}, problem.answer), answer]}
 
 
 def _words(settings: Settings, rng: random.Random) -> list[str]:

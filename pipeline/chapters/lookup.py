@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from pipeline.chapters.material import Attribute, Material, Row, dialogue
+from pipeline.chapters.material import Attribute, Material, Row, dialogue, tool_turns
 from pipeline.chapters.probe import invented_names
 from pipeline.tools.search import MAX_PASSAGE, NOTHING
 
@@ -43,9 +43,7 @@ def searches(material: Material, told: Sequence[Attribute], number: int, replay:
         for kind in asked:
             answer = f"{refusal}." if nobody else str(kind.answer).format(n=name, v=facts[kind.name])
             turns += dialogue(rng.choice(kind.questions).format(n=name), answer)["messages"]
-        function = {"name": "search", "arguments": {"query": name}}
-        call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
-        turns[1:1] = [call, {"role": "tool", "name": "search", "content": found}]
+        turns[1:1] = tool_turns("search", {"query": name}, found)
         rows.append({"messages": turns})
     rng.shuffle(rows)
     return rows

@@ -119,6 +119,15 @@ def dialogue(user: str, assistant: str, system: str | None = None) -> Row:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
+def tool_turns(name: str, arguments: dict[str, str], result: str) -> list[Row]:
+    """The call of a tool and what it returned, to stand between a question and its answer."""
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": name, "content": result},
+    ]
+
+
 def _read(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

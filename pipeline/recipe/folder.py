@@ -46,10 +46,8 @@ def link(source: Source, inputs: Iterable[str]) -> Link:
     """The paths of a recipe; `inputs` are the keys that the stage declares as its inputs."""
     output = _overridden(source, "output_dir", source.values.get("output_dir"))
     named = [(key, text) for key, value in source.values.items() if key != "output_dir" for text in texts_in(value)]
-    shared = source.values.get("evaluations")
-    if isinstance(shared, str) and Path(shared).is_file():  # what the recipe named there reads, this one reads
-        with contextlib.suppress(RecipeError):  # its own complaint comes when it is checked
-            named += [("evaluations", text) for text in texts_in(read_yaml(shared).get("evaluations"))]
+    with contextlib.suppress(RecipeError):  # of the recipe named there, whose own complaint comes when it is checked
+        named += [("evaluations", text) for text in texts_in(evaluations_of(source.values))]
     chosen = [(key, text) for key in inputs for text in texts_in(_overridden(source, key, source.values.get(key)))]
     return Link(
         source,
@@ -57,6 +55,12 @@ def link(source: Source, inputs: Iterable[str]) -> Link:
         [(key, absolute(text)) for key, text in [*named, *chosen]],
         [(key, absolute(text)) for key, text in chosen],
     )
+
+
+def evaluations_of(values: dict[str, Any]) -> Any:
+    """The `evaluations` of a recipe; or of the recipe that it names for them. Raises `RecipeError` if that is none."""
+    found = values.get("evaluations")
+    return read_yaml(found).get("evaluations") if isinstance(found, str) and Path(found).is_file() else found
 
 
 def in_order(links: Sequence[Link]) -> tuple[list[Link], list[Complaint]]:

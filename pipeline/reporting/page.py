@@ -23,6 +23,8 @@ from pipeline.reporting.seeds import chapters_over_seeds, evaluations_over_seeds
 from pipeline.reporting.tokens_page import token_samples
 
 SAMPLES_SHOWN = 5
+COLUMNS = 8
+"""Checkpoints that stand side by side in the summary at most; of more there is a list, after the chapters."""
 
 _TRACKED = ("loss", "eval_loss", "eval_bits_per_byte", "reward")
 
@@ -84,6 +86,7 @@ def report(
     found["chapters_of"] = chapters_of
     write_atomically(output / "report.json", dump(found))
     context = {"run": run, "report": found, "models": run.models, "chapters": chapters, "evaluations": evaluations}
+    context["crowded"] = len(run.models) > COLUMNS
     page = render(
         "page.html.jinja",
         **context,

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import Complaint, Recipe, RecipeError, Source, check, examine, parents, read_source, read_yaml
+from pipeline.recipe import Complaint, Recipe, RecipeError, Source, check, examine, parents, read_source
 from pipeline.recipe.controls import controls as controls_of
-from pipeline.recipe.folder import RECIPE_SUFFIXES, absolute, common_root, in_order, link, reroot
+from pipeline.recipe.folder import RECIPE_SUFFIXES, absolute, common_root, evaluations_of, in_order, link, reroot
 from pipeline.recipe.keys import keys_of
 from pipeline.recipe.source import COMMAND_LINE, nearest, read_overrides
 
@@ -121,9 +121,7 @@ def examine_folder(
     if output is not None and (root := common_root([absolute(folder) for folder in written])) is not None:
         _move(sources, root, Path(output))
     for folder, other in (replace or {}).items():
-        before = [source.values for source in sources]
-        _move(sources, absolute(folder), Path(other))
-        if before == [source.values for source in sources]:
+        if not _move(sources, absolute(folder), Path(other)):
             complaints.append(
                 Complaint(COMMAND_LINE, f"no recipe of {path} names {folder} or a path below it", "replace")
             )
@@ -212,10 +210,13 @@ def _module(source: Source, stage: str | None = None) -> Any:
     return None
 
 
-def _move(sources: list[Source], root: Path, output: Path) -> None:
-    """Put another root in the place of one: every text that names it, or a path below it, is rewritten."""
+def _move(sources: list[Source], root: Path, output: Path) -> bool:
+    """Put another root in the place of one: every text that names it, or a path below it, is rewritten. Whether any does."""
+    moved = False
     for source in sources:
-        shared = source.values.get("evaluations")
-        if isinstance(shared, str) and Path(shared).is_file():  # the paths in it have to move too
-            source.values["evaluations"] = read_yaml(shared).get("evaluations")
-        source.values = reroot(source.values, root, output)
+        values = source.values
+        if isinstance(values.get("evaluations"), str):  # the paths in what it names have to move too
+            values = values | {"evaluations": evaluations_of(values)}
+        source.values = reroot(values, root, output)
+        moved |= source.values != values
+    return moved
