@@ -172,6 +172,10 @@ def _stage(options: argparse.Namespace, overrides: list[str]) -> int:
     _quiet_imports()
     recipe = stages.load_recipe(options.config, options.stage, overrides)
     stages.find(options.stage).run(dataclasses.replace(recipe, overwrite=options.overwrite))
+    if "torch" in sys.modules:  # which a stage that reads no model does not import
+        from pipeline.training.distributed import leave
+
+        leave()
     return 0
 
 

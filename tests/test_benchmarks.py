@@ -227,8 +227,9 @@ def test_two_processes_share_the_questions_and_find_what_one_finds(tmp_path, sui
         "from pipeline.evaluation.evaluate import evaluate_checkpoint\n"
         f"found = evaluate_checkpoint({str(tiny_model_dir)!r}, {entries!r}, kind='chat', directory={str(tmp_path / 'two')!r})\n"
         f"assert [one['n'] for one in found.values()] == {[result['n'] for result in one.values()]!r}\n"
-        "from accelerate import PartialState\n"
-        "assert PartialState().num_processes == 2\n"
+        "from pipeline.training.distributed import leave, processes\n"
+        "assert processes().num_processes == 2\n"
+        "leave()\n"
     )
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618", str(script)],

@@ -376,8 +376,9 @@ def test_two_processes_share_the_questions_and_count_what_one_counts(checkpoint,
         f"results = evaluate_checkpoint({str(checkpoint)!r}, {seven_right!r}, kind='base', "
         f"directory={str(tmp_path / 'two')!r})\n"
         f"assert results == {one!r}, results\n"
-        "from accelerate import PartialState\n"
-        "assert PartialState().num_processes == 2\n"
+        "from pipeline.training.distributed import leave, processes\n"
+        "assert processes().num_processes == 2\n"
+        "leave()\n"
     )
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617", str(script)],

@@ -35,6 +35,17 @@ def barrier() -> Callable[[], None]:
     return processes().wait_for_everyone
 
 
+def leave() -> None:
+    """End the process group, after the last collective of a run that succeeded.
+
+    A process that exits inside a group can be aborted by gloo's threads (SIGABRT, "terminate called without an active
+    exception": pytorch#190489), and NCCL warns. Not for a failed run: the others may be waiting in a collective, and so
+    would this one.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @contextlib.contextmanager
 def whole_weights() -> Iterator[None]:
     """Load a model as one process would, also in one that has just trained under ZeRO-3 or FSDP.
