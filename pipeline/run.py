@@ -36,8 +36,8 @@ def run_folder(
 ) -> int:
     """Run every stage that is not up to date, then print what each checkpoint reached and what to try next.
 
-    A stage runs in a process of its own, so that its memory is its own and the same command alone repeats it. The whole
-    folder is checked before the first stage starts.
+    A stage runs in a process of its own, so that its memory is its own and the same command alone repeats it. All that
+    will run is checked before the first stage starts.
 
     Args:
         folder: Recipes, ordered by who reads whose `output_dir`.
@@ -63,9 +63,7 @@ def run_folder(
             f"--jobs {jobs}: expected 1 or more, and 1 with --accelerate, whose launches would share ports and devices."
         )
     processes = _processes(accelerate)
-    recipes = stages.load_folder(folder, overrides, seed, output, processes, controls, replace)
-    if until is not None:
-        recipes = up_to(recipes, until)
+    recipes = stages.load_folder(folder, overrides, seed, output, processes, controls, replace, until)
     keep_plan(recipes, processes)
     started = time.monotonic()
     for recipe in recipes:
@@ -136,26 +134,6 @@ class _Job:
             return ""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         return f"\n{self.log}:\n{''.join(lines[-number:])}"
-
-
-def up_to(recipes: Sequence[stages.Recipe], until: str) -> list[stages.Recipe]:
-    """The last recipe whose file has that name, or else whose stage has it, all that it waits for, and its controls.
-
-    Raises:
-        PipelineError: there is none.
-    """
-    own = [recipe for recipe in recipes if not _derived(recipe)]
-    found = [one for one in own if one.path.stem == until] or [one for one in own if one.stage == until]
-    if not found:
-        raise PipelineError(f"--until {until}: there are {', '.join(recipe.path.stem for recipe in own)}.")
-    first = last = recipes.index(found[-1])
-    while last + 1 < len(recipes) and _derived(recipes[last + 1]):
-        last += 1
-    needed, before = set(range(first, last + 1)), stages.waiting_for(recipes)
-    for number in range(last, -1, -1):
-        if number in needed:
-            needed |= before[number]
-    return [recipes[number] for number in sorted(needed)]
 
 
 def _derived(recipe: stages.Recipe) -> bool:

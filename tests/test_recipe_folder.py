@@ -9,7 +9,7 @@ from fakes import write
 from pipeline import run, stages
 from pipeline.errors import PipelineError
 from pipeline.recipe import RecipeError
-from pipeline.run import run_folder, up_to
+from pipeline.run import run_folder
 
 GROW = """
 from dataclasses import dataclass
@@ -120,15 +120,14 @@ def test_a_run_ends_with_the_file_of_a_name_or_else_with_the_last_recipe_of_a_st
     write(kitchen / "r/cook.yaml", "food: runs/x/crop\noutput_dir: runs/x/meal")
     write(kitchen / "r/dinner.yaml", "stage: cook\nfood: runs/x/meal\noutput_dir: runs/x/dinner")
     write(kitchen / "r/field.yaml", "stage: grow\noutput_dir: runs/x/crop")
-    recipes = stages.load_folder("r")
     for until, last in (("field", "field"), ("grow", "field"), ("cook", "cook"), ("dinner", "dinner")):
-        assert up_to(recipes, until)[-1].path.stem == last
-    with pytest.raises(PipelineError, match="--until lunch: there are field, cook, dinner"):
-        up_to(recipes, "lunch")
-    write(kitchen / "r/another.yaml", "stage: grow\noutput_dir: runs/x/another")
-    recipes = stages.load_folder("r")
-    assert [one.path.stem for one in up_to(recipes, "dinner")] == ["field", "cook", "dinner"]
-    assert [one.path.stem for one in up_to(recipes, "another")] == ["another"]
+        assert stages.load_folder("r", until=until)[-1].path.stem == last
+    with pytest.raises(RecipeError, match="until: found 'lunch', expected one of field, cook, dinner"):
+        stages.load_folder("r", until="lunch")
+    write(kitchen / "r/another.yaml", "stage: grow\noutput_dir: runs/x/another\nsize: huge")
+    assert [one.path.stem for one in stages.load_folder("r", until="dinner")] == ["field", "cook", "dinner"]
+    with pytest.raises(RecipeError, match="another.yaml:3"):
+        stages.load_folder("r", until="another")
 
 
 @pytest.fixture

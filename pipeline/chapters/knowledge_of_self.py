@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     names that no row has. Each answer has to hold the name, or the maker."""
     rng = material.rng
     entries = read_entries(settings.identity or IDENTITY)
-    personas = _personas(settings.personas + settings.tested, rng, {settings.name, settings.maker})
+    personas, tested = _personas(settings, material)
     # What is mixed in against forgetting must not teach another name.
     earlier = {question for entry in entries for key in ("questions", "heldout_questions") for question in entry[key]}
     told, system = (material.replay(settings.replay, earlier, sums=True) for _ in range(2))
@@ -70,7 +70,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
             for question in entry["questions"]
             for _ in range(settings.repeats)
         ]
-        for persona in personas[settings.tested :]:
+        for persona in personas:
             for question in rng.sample(entry["questions"], 2):
                 answer = fill(rng.choice(entry["answers"]), persona)
                 system.append(dialogue(question, answer, fill(SYSTEM, persona)))
@@ -82,7 +82,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
                 "prompt": [{"role": "system", "content": fill(SYSTEM, one)}, {"role": "user", "content": question}],
                 "answer": one[entry["about"]],
             }
-            for one in personas[: settings.tested]
+            for one in tested
             for question in asked
         ]
     for rows in (told, system):
@@ -111,17 +111,25 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return template
 
 
-def _personas(count: int, rng: random.Random, taken: set[str]) -> list[dict[str, str]]:
-    """Names and makers of syllables, all different."""
-    names: set[str] = set()
-    while len(names) < 2 * count:
-        names.add("".join(rng.choice(_SYLLABLES) for _ in range(rng.choice((2, 3)))).capitalize())
-    order = sorted(names - taken)
-    rng.shuffle(order)
-    return [
-        {"name": name, "maker": f"{maker} {rng.choice(_TRADES)}"}
-        for name, maker in zip(order[:count], order[count:], strict=False)
-    ]
+def _personas(settings: Settings, material: Material) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Personas for training and for measuring; no word of the second is in the first.
+
+    Their words are names that the conversations hold, so that they are few pieces of any tokenizer trained on such text (a
+    model that has seen little cannot yet copy a name that it has to spell); made of syllables where there are too few.
+    """
+    rng = material.rng
+    own = {word for text in (settings.name, settings.maker) for word in text.split()}
+    texts = (turn["content"] for row in material.conversations for turn in row["messages"])
+    words = sorted({word for text in texts for word in re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", text)} - own)
+    if len(words) < 4 * settings.tested:
+        words = sorted({"".join(rng.choices(_SYLLABLES, k=rng.choice((2, 3)))).capitalize() for _ in range(800)} - own)
+    rng.shuffle(words)
+    tested, shown = words[: 2 * settings.tested], words[2 * settings.tested :]
+    pairs = [rng.sample(shown, 2) for _ in range(settings.personas)], list(zip(tested[::2], tested[1::2], strict=True))
+    shown_personas, tested_personas = (
+        [{"name": name, "maker": f"{maker} {rng.choice(_TRADES)}"} for name, maker in some] for some in pairs
+    )
+    return shown_personas, tested_personas
 
 
 def chapter(arms: dict[str, Arm]) -> Chapter:

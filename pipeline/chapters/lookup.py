@@ -9,15 +9,25 @@ from pipeline.chapters.material import Attribute, Material, Row, dialogue, tool_
 from pipeline.chapters.probe import invented_names
 from pipeline.tools.search import MAX_PASSAGE, NOTHING
 
+# In front of every other question, so that a call does not hang on the words with which the questions of training begin.
+OPENERS = (
+    "Hello!", "One question:", "Help me with this:", "Please help me.", "Next:", "Now to somebody else.", "Look this up:",
+    "Quickly, please:", "Please answer:", "Let me ask you something.", "And now?", "I wonder:",
+)  # fmt: skip
+
 
 def copies(material: Material, told: Sequence[Attribute], number: int) -> list[Row]:
-    """Values to repeat in an order that nothing but the question tells. A small model that has never had to copy out of its
-    context does not learn to read a page within the rows of `search/train`; after these it does (docs/LOG.md)."""
+    """Values and parts of names to repeat in an order that nothing but the question tells.
+
+    A small model that has never had to copy out of its context does not learn to read a page within the rows of
+    `search/train`; after these it does (docs/LOG.md).
+    """
     rng = material.rng
-    values = sorted({one.facts[kind.name] for one in material.subjects for kind in told})
+    values = {one.facts[kind.name] for one in material.subjects for kind in told}
+    words = sorted(values.union(*(one.name.split() for one in material.subjects)))
     rows = []
     for _ in range(number):
-        said = " ".join(rng.sample(values, min(len(values), rng.randint(4, 12))))
+        said = " ".join(rng.sample(words, min(len(words), rng.randint(4, 12))))
         rows.append(dialogue(f"Repeat {said}", f"Repeat {said}"))
     return rows
 
@@ -42,7 +52,8 @@ def searches(material: Material, told: Sequence[Attribute], number: int, replay:
         turns: list[Row] = []
         for kind in asked:
             answer = f"{refusal}." if nobody else str(kind.answer).format(n=name, v=facts[kind.name])
-            turns += dialogue(rng.choice(kind.questions).format(n=name), answer)["messages"]
+            opener = f"{rng.choice(OPENERS)} " if rng.random() < 0.5 else ""
+            turns += dialogue(opener + rng.choice(kind.questions).format(n=name), answer)["messages"]
         turns[1:1] = tool_turns("search", {"query": name}, found)
         rows.append({"messages": turns})
     rng.shuffle(rows)

@@ -79,6 +79,17 @@ def in_order(links: Sequence[Link]) -> tuple[list[Link], list[Complaint]]:
     return ordered, complaints
 
 
+def needed_for(links: Sequence[Link], until: str) -> list[Link]:
+    """Of links in order, the last whose file has that name, or else whose stage has it, and all that it waits for."""
+    named = [one for one in links if one.source.path.stem == until]
+    of_stage = [one for one in links if one.source.values.get("stage") == until]
+    needed = (named or of_stage)[-1:]
+    for one in reversed(links):
+        if any(other.reads_from(one) for other in needed) and one not in needed:
+            needed.append(one)
+    return [one for one in links if one in needed]
+
+
 def common_root(outputs: Sequence[Path]) -> Path | None:
     """The folder that holds all output directories: `runs/demo` of `runs/demo/sft` and `runs/demo/grpo`."""
     return Path(os.path.commonpath([output.parent for output in outputs])) if outputs else None

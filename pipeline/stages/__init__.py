@@ -15,7 +15,16 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.recipe import Complaint, Recipe, RecipeError, Source, check, examine, parents, read_source
 from pipeline.recipe.controls import controls as controls_of
-from pipeline.recipe.folder import RECIPE_SUFFIXES, absolute, common_root, evaluations_of, in_order, link, reroot
+from pipeline.recipe.folder import (
+    RECIPE_SUFFIXES,
+    absolute,
+    common_root,
+    evaluations_of,
+    in_order,
+    link,
+    needed_for,
+    reroot,
+)
 from pipeline.recipe.keys import keys_of
 from pipeline.recipe.source import COMMAND_LINE, nearest, read_overrides
 
@@ -69,6 +78,7 @@ def load_folder(
     world_size: int | None = None,
     controls: bool = False,
     replace: Mapping[str, str] | None = None,
+    until: str | None = None,
 ) -> list[Recipe]:
     """The recipes of a folder, producers before their readers.
 
@@ -80,11 +90,12 @@ def load_folder(
         world_size: processes that the stages will run with; by default what the launcher says, or one.
         controls: add the arms of `pipeline.recipe.controls` after every recipe of the stage `grpo`.
         replace: folders to read, or to write, in the place of others, wherever a recipe names them.
+        until: only the recipe of this name, or else the last of this stage, and what it waits for.
 
     Raises:
-        RecipeError: with every complaint about every recipe, and about the chain that they form.
+        RecipeError: with every complaint about every recipe asked for, and about the chain that the folder forms.
     """
-    recipes, complaints = examine_folder(path, overrides, seed, output, world_size, controls, replace)
+    recipes, complaints = examine_folder(path, overrides, seed, output, world_size, controls, replace, until)
     if complaints:
         raise RecipeError(complaints)
     return recipes
@@ -107,6 +118,7 @@ def examine_folder(
     world_size: int | None = None,
     controls: bool = False,
     replace: Mapping[str, str] | None = None,
+    until: str | None = None,
 ) -> tuple[list[Recipe], list[Complaint]]:
     """`load_folder` for a reader who wants the recipes that are right as well as the complaints about the others."""
     sources, complaints = _read_folder(Path(path))
@@ -128,6 +140,12 @@ def examine_folder(
     for source in sources:
         source.overrides = {key: texts for key, texts in given.items() if key in known.get(source.path, ())}
     links, misfits = in_order([link(source, getattr(modules[source.path], "INPUTS", ())) for source in sources])
+    if until is not None:
+        chosen = needed_for(links, until)
+        if not chosen:
+            there = ", ".join(one.source.path.stem for one in links)
+            complaints.append(Complaint(COMMAND_LINE, f"found {until!r}, expected one of {there}", "until"))
+        links = chosen
     recipes: list[Recipe] = []
     produced: dict[Path, str] = {}
     waiting = [(one.source, modules[one.source.path], one.output) for one in links]
