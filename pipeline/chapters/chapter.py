@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.chapters.material import Row, read_rows
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, compute, dump, read_manifest, write_atomically
-from pipeline.statistics import bootstrap_interval, counts, mean_interval, paired_difference, wilson_interval
+from pipeline.statistics import counts, mean_interval, paired_difference, sampled_counts, wilson_interval
 
 Figure = dict[str, Any]
 
@@ -148,13 +148,11 @@ def share(outcomes: Sequence[Sequence[bool]]) -> Figure:
 
     Where every question has the same share the bootstrap knows no spread: then Wilson's interval of n questions.
     """
-    shares = [fmean(one) for one in outcomes]
-    found = fmean(shares)
-    low, high = bootstrap_interval(shares)
-    if low == high:
-        low, high = wilson_interval(round(found * len(shares)), len(shares))
-    correct = sum(map(sum, outcomes))
-    return {"n": len(shares), "samples": len(outcomes[0]), "correct": correct, "rate": found, "low": low, "high": high}
+    found = sampled_counts(outcomes)
+    if found["low"] == found["high"]:
+        low, high = wilson_interval(round(found["rate"] * found["n"]), found["n"])
+        found |= {"low": low, "high": high}
+    return found
 
 
 def any_right(row: Row) -> bool:

@@ -13,7 +13,7 @@ from pipeline.evaluation.scorers import Scorer, find_scorer, is_verifier, same_a
 from pipeline.evaluation.self_checks import effects
 from pipeline.evaluation.specification import LIKELIHOOD, Evaluation
 from pipeline.rewards.answer import up_to_first_answer
-from pipeline.statistics import bootstrap_interval, counts, mean_interval, pass_at_k, ratio_interval
+from pipeline.statistics import counts, mean_interval, pass_at_k, ratio_interval, sampled_counts
 
 # A base model goes on with the next question where a chat model would end its turn. Where all examples are answered in
 # one line, so is the question.
@@ -114,14 +114,8 @@ def figures(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]:
 
 def sampled_figures(outcomes: Sequence[Sequence[bool]]) -> dict[str, Any]:
     """Of several answers to each question, right or wrong: their mean share, pass@k, and intervals over questions."""
-    shares = [fmean(one) for one in outcomes]
-    low, high = bootstrap_interval(shares)
     samples = len(outcomes[0])
-    found: dict[str, Any] = {
-        "n": len(outcomes), "samples": samples, "correct": sum(map(sum, outcomes)),
-        "rate": fmean(shares), "low": low, "high": high,
-    }  # fmt: skip
-    return found | {
+    return sampled_counts(outcomes) | {
         f"pass@{k}": mean_interval([pass_at_k(samples, sum(one), k) for one in outcomes]) for k in _powers(samples)
     }
 

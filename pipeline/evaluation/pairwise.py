@@ -12,7 +12,7 @@ from pipeline.endpoint import Endpoint, Unanswered
 from pipeline.errors import PipelineError
 from pipeline.rewards.answer import visible_text
 from pipeline.rewards.judge import filled, shown
-from pipeline.statistics import bootstrap_interval
+from pipeline.statistics import mean_interval
 
 TEMPLATE = """Compare two answers of assistants.
 
@@ -107,10 +107,10 @@ def compare_answers(
         )
     verdicts = [None if pair is None else pair[0] if pair[0] == pair[1] else 0.5 for pair in orders]
     known = [one for one in verdicts if one is not None]
-    low, high = bootstrap_interval(known)
+    rate = mean_interval(known)
     summary = {
         "n": len(known), "wins": known.count(1.0), "losses": known.count(0.0), "ties": known.count(0.5),
-        "undecided": verdicts.count(None), "rate": fmean(known), "low": low, "high": high,
+        "undecided": verdicts.count(None), "rate": rate["value"], "low": rate["low"], "high": rate["high"],
         "consistent": fmean(a == b for a, b in decided),
     }  # fmt: skip
     return verdicts, summary

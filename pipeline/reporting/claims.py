@@ -10,7 +10,7 @@ from pipeline.manifest import MANIFEST
 from pipeline.recipe.controls import ARMS
 from pipeline.reporting.run_folder import MODEL_KINDS, Row, Run, Stage, parent_path
 from pipeline.reporting.table import percent
-from pipeline.statistics import bootstrap_interval, paired_difference, pass_at_k
+from pipeline.statistics import mean_interval, paired_difference, pass_at_k
 
 MANY = 16
 """Samples of a question from which pass@k counts as pass@k at a large k."""
@@ -63,15 +63,16 @@ def concentration(before: Sequence[Row], after: Sequence[Row]) -> str | None:
 
 
 def _change(values: Sequence[Sequence[float]]) -> dict[str, float]:
-    differences = [new - old for old, new in zip(*values, strict=True)]
-    low, high = bootstrap_interval(differences)
-    return {"before": fmean(values[0]), "after": fmean(values[1]), "low": low, "high": high}
+    change = mean_interval([new - old for old, new in zip(*values, strict=True)])
+    return change | {"before": fmean(values[0]), "after": fmean(values[1])}
 
 
 def _told(change: dict[str, float]) -> str:
-    points = 100 * (change["after"] - change["before"])
-    interval = f"[{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
-    return f"{percent(change['before'])} → {percent(change['after'])} ({points:+.1f} points {interval})"
+    return f"{percent(change['before'])} → {percent(change['after'])} ({_points(change)})"
+
+
+def _points(change: dict[str, float]) -> str:
+    return f"{100 * change['value']:+.1f} points [{100 * change['low']:+.1f}, {100 * change['high']:+.1f}]"
 
 
 def _against(stage: Stage, arm: Stage, name: str) -> str | None:
@@ -84,14 +85,12 @@ def _against(stage: Stage, arm: Stage, name: str) -> str | None:
         ahead = paired_difference(rights[0], rights[1])
     elif all(row.get("samples") for row in (*ours, *theirs)):
         shares = [[fmean(bool(one["correct"]) for one in row["samples"]) for row in rows] for rows in (theirs, ours)]
-        change = _change(shares)
-        ahead = change | {"value": change["after"] - change["before"]}
+        ahead = _change(shares)
     else:
         return None
     verdict = "ahead" if ahead["low"] > 0 else "behind" if ahead["high"] < 0 else "not told apart"
-    interval = f"{100 * ahead['value']:+.1f} points [{100 * ahead['low']:+.1f}, {100 * ahead['high']:+.1f}]"
     rate = percent(arm.evaluations[name]["rate"])
-    return f"{ARMS.get(arm.control[1], arm.control[1])} {rate}, {stage.name} {verdict} ({interval})"
+    return f"{ARMS.get(arm.control[1], arm.control[1])} {rate}, {stage.name} {verdict} ({_points(ahead)})"
 
 
 def _start_of(stage: Stage, run: Run) -> Stage | None:

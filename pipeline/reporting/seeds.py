@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.recipe.parse import BESIDE_THE_RESULT
 from pipeline.reporting.chapters import Chapter, read_chapters
 from pipeline.reporting.run_folder import Row, Run, Stage, read_run
-from pipeline.statistics import over_seeds
+from pipeline.statistics import normal_over_seeds, over_seeds
 
 OVER_SEEDS = "over_seeds"
 """Under this key a figure holds what several seeds say together: {rate or value, low, high, seeds, values}."""
@@ -91,7 +90,7 @@ def together(results: Sequence[Row], answers: Sequence[Sequence[Row]] = ()) -> R
     elif key == "rate" and all(one.get("samples", 1) == 1 for one in results):
         found = over_seeds([[1.0] * one["correct"] + [0.0] * (one["n"] - one["correct"]) for one in results])
     else:
-        found = _normal(values, [(one["high"] - one["low"]) / (2 * 1.96) for one in results])
+        found = normal_over_seeds(values, [(one["high"] - one["low"]) / (2 * 1.96) for one in results])
         if key == "rate":
             found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
     return {key: found.pop("value")} | found | {"values": values}
@@ -103,18 +102,6 @@ def _scores(rows: Sequence[Row]) -> list[float]:
         for row in rows
         if row.get("samples") or "correct" in row
     ]
-
-
-def _normal(values: Sequence[float], errors: Sequence[float]) -> dict[str, Any]:
-    import numpy as np
-
-    chance, count, draws = np.random.default_rng(0), len(values), 2_000
-    means = np.array(values)
-    drawn = chance.integers(count, size=(draws, count))
-    moved = (means[drawn].mean(1) - means.mean()) * (count / (count - 1)) ** 0.5
-    within = (chance.normal(size=(draws, count)) * np.array(errors))[np.arange(draws)[:, None], drawn].mean(1)
-    low, high = (float(one) for one in np.quantile(means.mean() + moved + within, (0.025, 0.975)))
-    return {"value": float(means.mean()), "low": low, "high": high, "seeds": count}
 
 
 def evaluations_over_seeds(chapters: Sequence[Chapter], run: Run, others: dict[str, list[Stage]]) -> None:
