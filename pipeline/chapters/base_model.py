@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, majority_baseline, rate, say
-from pipeline.chapters.material import Material, Row
+from pipeline.chapters.material import Attribute, Material, Row, Subject
 from pipeline.errors import PipelineError
 from pipeline.statistics import paired_difference, slope_interval
 
@@ -46,20 +46,15 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     rng.shuffle(pairs)
     best = [pair for pair in pairs if pair[0].mentions == top][: settings.questions]
 
-    def row(prompt: str, name: str, mentions: int, answer: str) -> Row:
-        return {"prompt": prompt.format(n=name), "answer": answer, "name": name, "mentions": mentions}
+    def row(template: str, one: Subject, kind: Attribute) -> Row:
+        prompt = template.format(n=one.name)
+        return {"prompt": prompt, "answer": one.facts[kind.name], "name": one.name, "mentions": one.mentions}
 
     examples = [(rng.choice(taught), kind) for kind in rng.choices(told, k=max(SHOTS))]
     return {
-        "questions": [
-            row(rng.choice(kind.heldout_questions), one.name, one.mentions, one.facts[kind.name]) for one, kind in best
-        ],
-        "completions": [
-            row(rng.choice(begins[kind.name]), one.name, one.mentions, one.facts[kind.name]) for one, kind in best
-        ],
-        "mentions": [
-            row(rng.choice(begins[kind.name]), one.name, one.mentions, one.facts[kind.name]) for one, kind in pairs
-        ],
+        "questions": [row(rng.choice(kind.heldout_questions), one, kind) for one, kind in best],
+        "completions": [row(rng.choice(begins[kind.name]), one, kind) for one, kind in best],
+        "mentions": [row(rng.choice(begins[kind.name]), one, kind) for one, kind in pairs],
         "examples": [
             {
                 "prompt": rng.choice(kind.questions).format(n=one.name),
@@ -96,8 +91,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     text = [
         "Put before a bare question, the base model goes on with the text: {bare} of its continuations hold the answer, and "
         "{bare_ends} come to an end by themselves. Given the beginning of a sentence it completes {completions} "
-        "rightly; always "
-        "the most frequent answer would be right in {majority_baseline}.",
+        "rightly; always the most frequent answer would be right in {majority_baseline}.",
         "On a page of questions and answers it is right in {shots_0} without an example and in {shots_8} after eight, a change "
         "of {shots_gain}, which "
         + say(

@@ -176,7 +176,6 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
 
 
 def _text(figures: dict[str, Figure], above: bool, most: str) -> list[str]:
-    levels = figures["last_rise"]
     expert = say(figures["most_minus_expert"], "above the expert", "below the expert", "not told apart from the expert")
     enough = figures["compute_most_of_rl"]["value"] >= 1
     passes = (
@@ -192,26 +191,18 @@ def _text(figures: dict[str, Figure], above: bool, most: str) -> list[str]:
     )
     return [
         "An expert adds two numbers, and in most sums that carry forgets the carry: {sampled_expert} of its answers are right. "
-        "The model that has seen most of them is right in {greedy_"
-        + most
-        + "}, the model that practised in {greedy_rl}, each "
+        f"The model that has seen most of them is right in {{greedy_{most}}}, the model that practised in {{greedy_rl}}, each "
         "in the answer that is most likely. The expert's own most frequent answer is right in {greedy_expert}, since the habit "
         "is what it does most. The arms that imitate it saw from {fewest} to {most} demonstrations.",
-        "At temperature 1 the model of {most} demonstrations reaches {sampled_"
-        + most
-        + "}, "
-        + expert
-        + "; compared with the "
+        f"At temperature 1 the model of {{most}} demonstrations reaches {{sampled_{most}}}, {expert}; compared with the "
         "one before it, accuracy changed by {last_rise}: "
         + say(
-            levels,
+            figures["last_rise"],
             "more demonstrations still help.",
             "more demonstrations cost accuracy.",
             "imitation has levelled off.",
         )
-        + " Asked for its most likely answer, it gives the right one in {greedy_"
-        + most
-        + "}: where the habit is the mode it "
+        + f" Asked for its most likely answer, it gives the right one in {{greedy_{most}}}: where the habit is the mode it "
         "has become a rule.",
         passes,
         "Of {samples_many} answers of the model before practice at least one is right on {pass_many_sft} of the questions, "

@@ -75,10 +75,10 @@ class Chapter:
     text: list[str]
     figures: dict[str, Figure]
     series: list[dict[str, Any]] = field(default_factory=list)
+    headlines: Sequence[str] = ()
     x_label: str = ""
     y_label: str = ""
     samples: Sequence[tuple[Row | None, str]] = ()
-    headlines: Sequence[str] = ()
 
     def write(self, name: str, folder: Path) -> Path:
         """`chapters/NAME.json` in `folder`.
@@ -93,21 +93,12 @@ class Chapter:
         bare = re.findall(r"(?<![\w@.])\d+(?:\.\d+| ?%)", re.sub(r"\{\w+\}", "", text))
         if bare:
             raise PipelineError(f"chapter {name}: its text holds the number {bare[0]}: name a figure in its place.")
-        content = {
-            "chapter": name,
-            "title": self.title,
-            "text": self.text,
-            "figures": self.figures,
-            "series": self.series,
-            "headlines": list(self.headlines),
-            "x_label": self.x_label,
-            "y_label": self.y_label,
-            "samples": [
-                {"prompt": shown(row["prompt"]), "completion": first_completion(row), "note": note}
-                for row, note in self.samples
-                if row is not None
-            ][:3],
-        }
+        samples = [
+            {"prompt": shown(row["prompt"]), "completion": first_completion(row), "note": note}
+            for row, note in self.samples
+            if row is not None
+        ]
+        content = {"chapter": name} | vars(self) | {"samples": samples[:3]}
         path = folder / "chapters" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, dump(content))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.chapters.chapter import (
@@ -10,6 +10,7 @@ from pipeline.chapters.chapter import (
     Chapter,
     Figure,
     any_right,
+    by_group,
     change,
     counts,
     difference,
@@ -101,7 +102,7 @@ def _checks(arms: dict[str, Arm]) -> tuple[dict[str, Figure], list[dict[str, Any
         arm = arms[f"checks_{name}"]
         rows, without = arm.answers(CHECKED), arm.answers(UNCHECKED)
         figures[f"checks_accuracy_{name}"] = rate(rows)
-        figures[f"checks_share_{name}"] = rate(rows, lambda row: bool(checks(row["completion"])))
+        figures[f"checks_share_{name}"] = rate(rows, _looks_back)
         figures[f"checks_tokens_{name}"] = mean_interval([row["tokens"] for row in rows])
         figures[f"checks_worth_{name}"] = difference(without, rows)
     path = arms["checks_after"].path / "rollouts.jsonl"
@@ -109,28 +110,21 @@ def _checks(arms: dict[str, Arm]) -> tuple[dict[str, Figure], list[dict[str, Any
         raise PipelineError(f"{path} is not there: set sample_problems in the recipe that writes it.")
     rows = read_rows(path)
     steps = sorted({row["step"] for row in rows})
-    by_step = [[row for row in rows if row["step"] == step] for step in steps]
-    turned = {
-        name: [row for row in rows if row["right_before"] is was and row["right"] is not None]
-        for name, was in (("wrong_to_right", False), ("right_to_wrong", True))
-    }
-    for name, cases in turned.items():
+    for name, was in (("wrong_to_right", False), ("right_to_wrong", True)):
+        cases = [row for row in rows if row["right_before"] is was and row["right"] is not None]
         for part, chosen in (("first", steps[: len(steps) // 2]), ("second", steps[len(steps) // 2 :])):
-            outcomes = [row["right"] is (name == "wrong_to_right") for row in cases if row["step"] in chosen]
+            outcomes = [row["right"] is not was for row in cases if row["step"] in chosen]
             if outcomes:
                 figures[f"{name}_{part}_half"] = counts(outcomes)
-
-    def over(name: str, holds: Callable[[Row], bool]) -> dict[str, Any]:
-        points = [
-            (step / steps[-1], counts([holds(row) for row in found]))
-            for step, found in zip(steps, by_step, strict=True)
-        ]
-        return line(name, points)
-
+    placed = [row | {"place": row["step"] / steps[-1]} for row in rows]
     return figures, [
-        over("look back (other model)", lambda row: bool(checks(row["completion"]))),
-        over("right (other model)", lambda row: bool(row["right"])),
+        by_group("look back (other model)", placed, "place", _looks_back),
+        by_group("right (other model)", placed, "place", lambda row: bool(row["right"])),
     ]
+
+
+def _looks_back(row: Row) -> bool:
+    return bool(checks(row["completion"]))
 
 
 def _text(figures: dict[str, Figure], k: int) -> list[str]:
@@ -148,7 +142,6 @@ def _text(figures: dict[str, Figure], k: int) -> list[str]:
     kinds = [name.removeprefix("fixed_") for name in figures if name.startswith("fixed_")]
     fixed = "; ".join(f"{kind} sums: {{fixed_{kind}}}" for kind in kinds) or "nothing was wrong"
     lost = "; ".join(f"{name.removeprefix('broke_')} sums: {{{name}}}" for name in figures if name.startswith("broke_"))
-    checking = figures["checks_worth_after"]
     return [
         "Of its most likely answers to held-out problems {accuracy_after} are right after practice, and {accuracy_before} were "
         "before it. On new problems, answered at temperature 1 while it trains, the share of right answers goes from "
@@ -172,7 +165,7 @@ def _text(figures: dict[str, Figure], k: int) -> list[str]:
         "With the words forbidden that a self-check begins with it is less by {checks_worth_before} before and by "
         "{checks_worth_after} after: "
         + say(
-            checking,
+            figures["checks_worth_after"],
             "the checks are worth something to the trained model.",
             "the trained model is better off without its checks.",
             "whether the checks are worth anything to the trained model cannot be told.",
@@ -221,9 +214,9 @@ def _turned(figures: dict[str, Figure]) -> str:
 
 def _samples(before: list[Row], after: list[Row], arms: dict[str, Arm]) -> list[tuple[Row | None, str]]:
     pair = next(((a, b) for a, b in zip(before, after, strict=True) if b["correct"] and not a["correct"]), (None, None))
-    looked = [row for row in arms["checks_before"].answers(CHECKED) if checks(row["completion"])]
+    looked = next(filter(_looks_back, arms["checks_before"].answers(CHECKED)), None)
     return [
         (pair[0], "before"),
         (pair[1], "after"),
-        (next(iter(looked), None), "an answer that looks back, before training"),
+        (looked, "an answer that looks back, before training"),
     ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, exact, rate, say
+from pipeline.chapters.material import Row, read_rows
 from pipeline.errors import PipelineError
 
 WIN_RATE = "judge_win_rate"
@@ -23,8 +23,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     nothing to hold it and with `frontier_steps`; and any others (`dpo`, `kto`) that the judge compared with `before`."""
     figures: dict[str, Figure] = {}
     trained = [name for name in arms if name not in ("before", "poor")]
-    for name in trained:
-        figures[f"wins_{name}"] = rate(arms[name].answers(WIN_RATE))
+    figures |= {f"wins_{name}": rate(arms[name].answers(WIN_RATE)) for name in trained}
     for name in trained:
         figures[f"facts_{name}"] = difference(arms["before"].answers(FACTS), arms[name].answers(FACTS))
     lines, points = _frontier(arms["poor"])
@@ -74,28 +73,29 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         x_label="√KL from the start, nats",
         y_label="gain in score",
         samples=[
-            (moved, f"{trained[0]}: preferred by the judge") if moved else (None, ""),
-            ({"prompt": moved["prompt"], "completion": moved["other"]}, "before") if moved else (None, ""),
-        ],
+            (moved, f"{trained[0]}: preferred by the judge"),
+            ({"prompt": moved["prompt"], "completion": moved["other"]}, "before"),
+        ]
+        if moved
+        else (),
     )
 
 
-def _frontier(arm: Arm) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _frontier(arm: Arm) -> tuple[list[Row], list[Row]]:
     file, best = arm.path / "frontier.jsonl", arm.path / "best_of_n.json"
     if not file.is_file():
         raise PipelineError(f"{file} is not there: set frontier_steps, judge and second_reward_model in its recipe.")
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return lines, json.loads(best.read_text(encoding="utf-8")) if best.is_file() else []
+    return read_rows(file), json.loads(best.read_text(encoding="utf-8")) if best.is_file() else []
 
 
-def _gain(before: dict[str, Any], after: dict[str, Any], name: str) -> Figure:
+def _gain(before: Row, after: Row, name: str) -> Figure:
     """Difference of two means over fresh answers, with a normal interval from their standard errors."""
     value = after[name] - before[name]
     error = 1.96 * math.hypot(before[f"{name}_error"], after[f"{name}_error"])
     return {"value": value, "low": value - error, "high": value + error}
 
 
-def _lines(rows: list[dict[str, Any]], remark: str) -> list[dict[str, Any]]:
+def _lines(rows: list[Row], remark: str) -> list[Row]:
     """One line a score: its gain over the first row against the root of KL."""
     return [
         {

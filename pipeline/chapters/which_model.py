@@ -6,16 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.chapters import tokens_to_think
-from pipeline.chapters.chapter import (
-    Arm,
-    Chapter,
-    Figure,
-    difference,
-    exact,
-    line,
-    majority_baseline,
-    rate,
-)
+from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, exact, line, majority_baseline, rate
 from pipeline.chapters.material import Material, Row
 from pipeline.errors import PipelineError
 from pipeline.statistics import mean_interval, ratio_interval
@@ -60,7 +51,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     top = max(one.mentions for one in others)
     pairs = [(one, kind) for one in others if one.mentions == top for kind in told]
     rng.shuffle(pairs)
-    facts = [
+    rows = [
         {
             "prompt": rng.choice(kind.heldout_questions).format(n=one.name),
             "answer": one.facts[kind.name],
@@ -68,7 +59,6 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         }
         for one, kind in pairs[: settings.facts]
     ]
-    problems = []
     for kind, wanted, steps in (
         ("easy", settings.easy, range(1, settings.easy_steps + 1)),
         ("hard", settings.hard, range(settings.hard_steps, settings.most_steps + 1)),
@@ -82,8 +72,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
             if len(problem.added) == 1 or problem not in practised:
                 # The sentence, not its digit, which the working of a base model may hold anywhere.
                 fresh[problem.question(rng)] = tokens_to_think.reply(problem.answer).removesuffix(".")
-        problems += [{"prompt": prompt, "answer": answer, "kind": kind} for prompt, answer in fresh.items()]
-    rows = facts + problems
+        rows += [{"prompt": prompt, "answer": answer, "kind": kind} for prompt, answer in fresh.items()]
     rng.shuffle(rows)
     asked = {row["prompt"] for row in rows}
     one = taught[0]
@@ -116,30 +105,26 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     for mode in ("auto", "on", "off", "budget"):
         figures[f"sums_{mode}"] = rate(sums[mode])
         figures[f"sums_tokens_{mode}"] = mean_interval([row["tokens"] for row in sums[mode]])
-    if figures["sums_on"]["correct"]:
-        figures["auto_accuracy_of_on"] = ratio_interval(
-            *([float(row["correct"]) for row in sums[name]] for name in ("auto", "on"))
-        )
-    else:
+    if not figures["sums_on"]["correct"]:
         raise PipelineError(
             "which_model: the hybrid model solved nothing under think: on, so that auto has no measure."
         )
-    figures["auto_tokens_of_on"] = ratio_interval(
-        *([float(row["tokens"]) for row in sums[name]] for name in ("auto", "on"))
-    )
-    figures["easy_per_hard"] = exact(len(_of(rows["auto"], "easy")) / len(_of(rows["auto"], "hard")))
-    figures["thinks_easy"] = rate(_of(rows["auto"], "easy"), _thinks)
-    figures["thinks_hard"] = rate(_of(rows["auto"], "hard"), _thinks)
-    figures["hard_reasoning_minus_chat"] = difference(_of(rows["chat"], "hard"), _of(rows["reasoning"], "hard"))
-    figures["facts_reasoning_minus_chat"] = difference(_of(rows["chat"], "facts"), _of(rows["reasoning"], "facts"))
+    for name, column in (("accuracy", "correct"), ("tokens", "tokens")):
+        auto, always = ([float(row[column]) for row in sums[mode]] for mode in ("auto", "on"))
+        figures[f"auto_{name}_of_on"] = ratio_interval(auto, always)
+    easy, hard = (_of(rows["auto"], kind) for kind in ("easy", "hard"))
+    figures["easy_per_hard"] = exact(len(easy) / len(hard))
+    figures |= {"thinks_easy": rate(easy, _thinks), "thinks_hard": rate(hard, _thinks)}
+    for kind in ("hard", "facts"):
+        figures[f"{kind}_reasoning_minus_chat"] = difference(_of(rows["chat"], kind), _of(rows["reasoning"], kind))
     figures["majority_baseline"] = majority_baseline(_of(rows["chat"], "hard"))
-    hard, facts = figures["hard_reasoning_minus_chat"], figures["facts_reasoning_minus_chat"]
+    ahead, facts = figures["hard_reasoning_minus_chat"], figures["facts_reasoning_minus_chat"]
     cheap, good = figures["auto_tokens_of_on"], figures["auto_accuracy_of_on"]
     text = [
         "Easy problems are single steps, all of which were practised, hard ones of several steps, none of which was. On "
         "hard problems the reasoning model reaches {hard_reasoning}, the chat model {hard_chat}, the base model "
         "with examples {hard_base}; always the most frequent answer {majority_baseline}. "
-        + ("Hard problems are for the model that thinks. " if hard["low"] > 0 else "Thinking is not ahead here. ")
+        + ("Hard problems are for the model that thinks. " if ahead["low"] > 0 else "Thinking is not ahead here. ")
         + "On easy ones it is {easy_reasoning}, {easy_chat} and {easy_base}.",
         "On facts: {facts_reasoning}, {facts_chat} and {facts_base}. "
         + (
@@ -162,7 +147,6 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "Told always to think, with a budget that cuts thought short, it is right in {sums_budget} of these problems with "
         "{sums_tokens_budget} tokens an answer, against {sums_on} with {sums_tokens_on}.",
     ]
-    auto = rows["auto"]
     return Chapter(
         title="Which model when",
         text=text,
@@ -173,7 +157,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             for arm, name in (("base", "base"), ("chat", "chat"), ("reasoning", "reasoning"), ("auto", "think: auto"))
         ],
         y_label="right answers",
-        samples=[(_of(auto, kind)[0], f"{kind}, think: auto") for kind in KINDS],
+        samples=[(_of(rows["auto"], kind)[0], f"{kind}, think: auto") for kind in KINDS],
     )
 
 
