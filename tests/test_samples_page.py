@@ -37,8 +37,8 @@ def test_a_line_of_the_table_counts_what_checks_turned():
     found = by_step(5, rows)
     assert (found["n"], found["checked"], found["ended"], found["tokens"]) == (4, 3, 4, 10)
     assert found["reward"] == pytest.approx(2 / 3) and found["rewards"] == {"numeric": 1.0, "think_format": 0.0}
-    assert (found["wrong_to_right"]["count"], found["wrong_to_right"]["n"]) == (1, 1)
-    assert (found["right_to_wrong"]["count"], found["right_to_wrong"]["n"]) == (1, 2)
+    assert (found["wrong_to_right"]["correct"], found["wrong_to_right"]["n"]) == (1, 1)
+    assert (found["right_to_wrong"]["correct"], found["right_to_wrong"]["n"]) == (1, 2)
     assert by_step(5, rows[3:])["wrong_to_right"] is None
 
 

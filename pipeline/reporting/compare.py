@@ -43,18 +43,15 @@ def compare(
         raise PipelineError(f"{len(stages)} evaluated checkpoint found; expected at least two to compare.")
     labels = [stage.name if evaluations is not None else str(stage.path) for stage in stages]
     names = list(dict.fromkeys(name for stage in stages for name in stage.evaluations))
-    paired = []
-    for label, stage in zip(labels[1:], stages[1:], strict=True):
-        for name in names:
-            test = _paired(stages[0], stage, name)
-            if test:
-                paired.append({"checkpoint": label, "evaluation": name, **test})
+    labelled = list(zip(labels, stages, strict=True))
+    paired = [
+        {"checkpoint": label, "evaluation": name, **test}
+        for label, stage in labelled[1:]
+        for name in names
+        if (test := _paired(stages[0], stage, name))
+    ]
     results = {
-        name: {
-            label: stage.evaluations[name]
-            for label, stage in zip(labels, stages, strict=True)
-            if name in stage.evaluations
-        }
+        name: {label: stage.evaluations[name] for label, stage in labelled if name in stage.evaluations}
         for name in names
     }
     return {"checkpoints": labels, "evaluations": results, "paired": paired, "over_seeds": _over_seeds(stages)}
@@ -66,24 +63,19 @@ def comparison_text(found: dict[str, Any]) -> str:
     for label in found["checkpoints"]:
         rows.append([label, *(result_text(results.get(label)) for results in found["evaluations"].values())])
     lines = aligned(rows)
+    if found["over_seeds"]:
+        lines.append("")
     for name, results in found["over_seeds"].items():
-        lines += [""] if name == next(iter(found["over_seeds"])) else []
         for evaluation, result in results.items():
             each = ", ".join(f"{100 * value:.1f}" if "rate" in result else f"{value:.4g}" for value in result["values"])
             lines.append(f"{name}  {evaluation}  {result['seeds']} seeds: {result_text(result)}  ({each})")
     if found["paired"]:
         lines += ["", f"question by question against {found['checkpoints'][0]}:"]
-        lines += aligned(
-            [
-                [
-                    f"{row['checkpoint']}  {row['evaluation']}",
-                    f"+{row['gained']}",
-                    f"-{row['lost']}",
-                    f"p = {row['p']:.3g}",
-                ]
-                for row in found["paired"]
-            ]
-        )
+        rows = [
+            [f"{row['checkpoint']}  {row['evaluation']}", f"+{row['gained']}", f"-{row['lost']}", f"p = {row['p']:.3g}"]
+            for row in found["paired"]
+        ]
+        lines += aligned(rows)
     return "\n".join(lines)
 
 

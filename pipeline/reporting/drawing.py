@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 # Placeholders that matplotlib draws with, and the style sheet's names that replace them.
@@ -78,25 +80,16 @@ def drawn(title: str, alt: str, draw: Callable[[Any], None], height: float = 2.9
 
 def _inline(svg: str, title: str, alt: str) -> str:
     """The SVG element alone: no prolog, no metadata, no size of its own, ids that no other figure of the page has."""
-    from html import escape
-
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    for size in ("height", "width"):
+        svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
     # Ids have to be unique in a page; the alternative text says which figure this is.
-    prefix = re.sub(r"\W+", "-", f"{title}-{abs(hash_of(alt)):x}")
+    prefix = re.sub(r"\W+", "-", f"{title}-{zlib.crc32(alt.encode()):x}")
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
     svg = svg.replace("url(#", f"url(#{prefix}-")
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, variable)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt, quote=True)}"', 1)
-
-
-def hash_of(text: str) -> int:
-    """A short hash that is the same in every process."""
-    import zlib
-
-    return zlib.crc32(text.encode())

@@ -15,9 +15,10 @@ _SPREAD = 30  # from this ratio of its ends on, an axis of numbers such as menti
 
 def stage_figures(stage: Stage, others: Sequence[Stage] = ()) -> list[Figure]:
     """The curves of one training stage, as far as it logged them; `others` are the same stage with other seeds."""
-    figures = [_loss(stage, others), _reward(stage, others)]
+    figures: list[Figure | None] = [_loss(stage, others)]
     if stage.series("reward")[1]:
-        figures += [
+        figures = [  # in the place of a policy gradient's loss, which says nothing about progress
+            _reward(stage, others),
             _curve(stage, others, "completions/mean_length", "completion length", "tokens"),
             _curve(stage, others, "entropy", "entropy of the policy", "nats per token"),
         ]
@@ -137,8 +138,7 @@ def _loss(stage: Stage, others: Sequence[Stage]) -> Figure | None:
     axis, label = ("tokens", "tokens") if stage.series("tokens")[1] else ("step", "steps")
     steps, losses = stage.series("loss", axis)
     held_out = stage.series("eval_loss", axis)
-    # A policy gradient's loss says nothing about progress: its reward is drawn instead.
-    if not losses or stage.series("reward")[1]:
+    if not losses:
         return None
 
     def draw(axes: Any) -> None:
@@ -161,10 +161,8 @@ def _loss(stage: Stage, others: Sequence[Stage]) -> Figure | None:
     return drawn("loss", alt + _seeds_told(others), draw)
 
 
-def _reward(stage: Stage, others: Sequence[Stage]) -> Figure | None:
-    steps, rewards = stage.series("reward")
-    if not rewards:
-        return None
+def _reward(stage: Stage, others: Sequence[Stage]) -> Figure:
+    _, rewards = stage.series("reward")
     parts = {
         key.removeprefix("rewards/").removesuffix("/mean"): stage.series(key)
         for key in sorted({key for line in stage.metrics for key in line})
@@ -172,12 +170,9 @@ def _reward(stage: Stage, others: Sequence[Stage]) -> Figure | None:
     }
 
     def draw(axes: Any) -> None:
-        _seeds(axes, others, "reward", "step")
-        axes.plot(steps, rewards, color=SERIES[0], linewidth=0.8, alpha=0.4)
-        axes.plot(*thinned(steps, rewards, points=20), color=SERIES[0], linewidth=2, label="reward, all weighted")
+        _smoothed(axes, stage, others, "reward", "reward, all weighted")
         for colour, (name, series) in zip(SERIES[1:], parts.items(), strict=False):
             axes.plot(*thinned(*series, points=20), color=colour, label=name)
-        axes.set_xlabel("step")
         axes.set_ylabel("mean reward")
         axes.figure.legend(loc="outside upper left", ncols=2, fontsize=10)
 
@@ -187,20 +182,26 @@ def _reward(stage: Stage, others: Sequence[Stage]) -> Figure | None:
 
 
 def _curve(stage: Stage, others: Sequence[Stage], key: str, title: str, unit: str) -> Figure | None:
-    steps, values = stage.series(key)
+    _, values = stage.series(key)
     if not values:
         return None
 
     def draw(axes: Any) -> None:
-        _seeds(axes, others, key, "step")
-        axes.plot(steps, values, color=SERIES[0], linewidth=0.8, alpha=0.4)
-        axes.plot(*thinned(steps, values, points=20), color=SERIES[0], linewidth=2)
-        axes.set_xlabel("step")
+        _smoothed(axes, stage, others, key)
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
 
     alt = f"{title} of {stage.name}: from {values[0]:.3g} to {values[-1]:.3g} {unit}"
     return drawn(title, alt + _seeds_told(others), draw)
+
+
+def _smoothed(axes: Any, stage: Stage, others: Sequence[Stage], key: str, label: str | None = None) -> None:
+    """A curve over steps, pale as it was logged and strong as its means, before those of other seeds."""
+    _seeds(axes, others, key, "step")
+    steps, values = stage.series(key)
+    axes.plot(steps, values, color=SERIES[0], linewidth=0.8, alpha=0.4)
+    axes.plot(*thinned(steps, values, points=20), color=SERIES[0], linewidth=2, label=label)
+    axes.set_xlabel("step")
 
 
 def _seeds(axes: Any, others: Sequence[Stage], key: str, against: str) -> None:

@@ -143,7 +143,7 @@ def sample_table(stage: Stage) -> list[tuple[str, list[Row]]]:
     return [(prompt, spread(rows, SAMPLES_SHOWN)) for prompt, rows in by_prompt.items()]
 
 
-def spread(rows: list[Row], limit: int) -> list[Row]:
+def spread(rows: list[Any], limit: int) -> list[Any]:
     """At most `limit` rows, evenly spread, the first and the last among them."""
     if len(rows) <= limit:
         return rows

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.evaluation.self_checks import checks
 from pipeline.manifest import write_atomically
 from pipeline.reporting.run_folder import Row, json_lines
-from pipeline.statistics import wilson_interval
+from pipeline.statistics import counts
 
 STEPS_SHOWN = 6
 PAGE = "samples.html"
@@ -43,7 +43,7 @@ def page(directory: str | Path) -> str:
     directory = Path(directory)
     rows, _ = json_lines(directory / ROLLOUTS)
     every = sorted({row["step"] for row in rows})
-    steps = [row["step"] for row in spread([{"step": step} for step in every], STEPS_SHOWN)]
+    steps = spread(every, STEPS_SHOWN)
     problems: dict[int, list[tuple[int, list[Row]]]] = {}
     for problem in sorted({row["problem"] for row in rows}):
         own = [row | {"parts": parts(row["completion"])} for row in rows if row["problem"] == problem]
@@ -60,7 +60,7 @@ def page(directory: str | Path) -> str:
 def by_step(step: int, rows: list[Row]) -> dict[str, Any]:
     """One line of the table: what the completions of one step earn on average, and what their self-checks did.
 
-    `right`, `wrong_to_right` and `right_to_wrong` are None or {"count", "n", "low", "high"}, 95 % Wilson intervals.
+    `right`, `wrong_to_right` and `right_to_wrong` are None or `pipeline.statistics.counts`.
     """
     checked = [row for row in rows if checks(row["completion"])]
     wrong = [row["right"] for row in checked if row["right_before"] is False]
@@ -71,12 +71,12 @@ def by_step(step: int, rows: list[Row]) -> dict[str, Any]:
         "n": len(rows),
         "reward": _mean([row["reward"] for row in rows]),
         "rewards": {name: _mean([row["rewards"].get(name) for row in rows]) for name in names},
-        "right": _count([row["right"] for row in rows if row["right"] is not None]),
+        "right": _counts([row["right"] for row in rows if row["right"] is not None]),
         "tokens": _mean([row["tokens"] for row in rows]),
         "ended": sum(row["ended"] for row in rows),
         "checked": len(checked),
-        "wrong_to_right": _count(wrong),
-        "right_to_wrong": _count(right),
+        "wrong_to_right": _counts(wrong),
+        "right_to_wrong": _counts(right),
     }
 
 
@@ -114,8 +114,5 @@ def _mean(values: list[Any]) -> float | None:
     return fmean(known) if known else None
 
 
-def _count(outcomes: list[bool]) -> dict[str, Any] | None:
-    if not outcomes:
-        return None
-    low, high = wilson_interval(sum(outcomes), len(outcomes))
-    return {"count": sum(outcomes), "n": len(outcomes), "low": low, "high": high}
+def _counts(outcomes: list[bool]) -> dict[str, Any] | None:
+    return counts(outcomes) if outcomes else None
