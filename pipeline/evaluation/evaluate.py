@@ -173,16 +173,12 @@ def _cores(
 
 def pending(evaluations: Any, directory: str | Path, fingerprint: str | None) -> list[str]:
     """The evaluations that `directory` lacks for this model, these questions and these settings."""
-    directory = Path(directory)
-    found, results = provenance_of(directory), read_results(directory)
     return [
         name
         for name, evaluation in _loaded(evaluations).items()
         if fingerprint is None
-        or name not in results
-        or not (directory / ANSWERS / f"{name}.jsonl").is_file()
-        or {key: found.get(name, {}).get(key) for key in ("model", "data", "specification")}
-        != _provenance(evaluation, fingerprint)
+        or not (Path(directory) / ANSWERS / f"{name}.jsonl").is_file()
+        or not is_kept(directory, name, _provenance(evaluation, fingerprint))
     ]
 
 
@@ -333,8 +329,9 @@ def keep(
     (directory / ANSWERS).mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answered)
     write_atomically(directory / ANSWERS / f"{name}.jsonl", lines)
-    found = _read(directory / ANSWERS / PROVENANCE)
-    origins = {key: origin for key, origin in found.items() if origin.get("model") == provenance["model"]}
+    origins = {
+        key: origin for key, origin in provenance_of(directory).items() if origin.get("model") == provenance["model"]
+    }
     results = {key: value for key, value in read_results(directory).items() if key in origins}
     write_atomically(directory / ANSWERS / PROVENANCE, dump(origins | {name: provenance}))
     write_atomically(directory / RESULTS, dump(results | {name: result}))
