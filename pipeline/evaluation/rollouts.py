@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.generation import generate
 from pipeline.evaluation.samples import SamplesCallback, as_text
 from pipeline.evaluation.self_checks import answer_before
-from pipeline.evaluation.tool_use import generate_with_tools
 from pipeline.rewards.registry import Reward
 from pipeline.rewards.scoring import score_completions, weighted_sums
 
@@ -50,19 +48,9 @@ class RolloutsCallback(SamplesCallback):
         self.verifier = next((reward for reward in rewards if reward.verify is not None), None)
 
     def lines(self, model: Any) -> list[dict[str, Any]]:
-        settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
-        settings |= {"n": COMPLETIONS, **self.sampling}
-        if self.tools:
-            episodes = generate_with_tools(
-                model, self.tokenizer, self.rendered, self.tools, rounds=self.tool_rounds, **settings
-            )
-            answers, ids = [one.answer for one in episodes], [one.token_ids for one in episodes]
-            shown = [self.tokenizer.decode(row) for row in ids]
-        else:
-            answers = generate(model, self.tokenizer, self.rendered, **settings)
-            ids, shown = [one.token_ids for one in answers], [one.text for one in answers]
+        answers, whole = self.written(model, self.tool_rounds, n=COMPLETIONS, **self.sampling)
         repeated = [row for row in self.rows for _ in range(COMPLETIONS)]
-        texts = [one.text for one in answers]
+        texts, ids = [one.text for one in answers], [one.token_ids for one in whole]
         scores = [score_completions(reward, texts, repeated, ids) for reward in self.rewards]
         sums = weighted_sums(scores, self.weights)
         return [
@@ -70,8 +58,8 @@ class RolloutsCallback(SamplesCallback):
                 "problem": number // COMPLETIONS,
                 "prompt": as_text(row["prompt"]),
                 "answer": row.get("answer"),
-                "completion": shown[number],
-                "ended": answers[number].ended,
+                "completion": whole[number].text,
+                "ended": whole[number].ended,
                 "tokens": len(ids[number]),
                 "rewards": {
                     reward.name: column[number]

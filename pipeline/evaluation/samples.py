@@ -84,19 +84,21 @@ class SamplesCallback(TrainerCallback):
 
     def lines(self, model: Any) -> list[dict[str, Any]]:
         """What is written of the model as it is now, a line a completion."""
-        settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
-        if self.tools:
-            episodes = generate_with_tools(
-                model, self.tokenizer, self.rendered, self.tools, rounds=TOOL_ROUNDS, **settings
-            )
-            completions = [
-                Completion(self.tokenizer.decode(one.token_ids), one.token_ids, one.answer.ended) for one in episodes
-            ]
-        else:
-            completions = generate(model, self.tokenizer, self.rendered, **settings)
+        _, completions = self.written(model, TOOL_ROUNDS)
         return [
             {"prompt": as_text(prompt), "completion": completion.text, "ended": completion.ended}
             for prompt, completion in zip(self.prompts, completions, strict=True)
+        ]
+
+    def written(self, model: Any, tool_rounds: int, **settings: Any) -> tuple[list[Completion], list[Completion]]:
+        """The answers, and all that was written up to them: with tools whole episodes, results included."""
+        settings |= {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        if not self.tools:
+            answers = generate(model, self.tokenizer, self.rendered, **settings)
+            return answers, answers
+        episodes = generate_with_tools(model, self.tokenizer, self.rendered, self.tools, rounds=tool_rounds, **settings)
+        return [one.answer for one in episodes], [
+            Completion(self.tokenizer.decode(one.token_ids), one.token_ids, one.answer.ended) for one in episodes
         ]
 
     def _drop_after(self, step: int) -> None:
