@@ -284,8 +284,9 @@ def test_every_complaint_about_evaluations_comes_at_once(tmp_path):
     )
     text = "\n".join(complaints)
     for expected in (
-        "evaluations.a.scorer: no scorer 'contians' (nearest: contains)",
-        "evaluations.a.max_new_token: no such key (nearest: max_new_tokens)",
+        "evaluations.a.scorer: found 'contians', expected one of ",
+        "did you mean contains?",
+        "evaluations.a.max_new_token: no such key; did you mean max_new_tokens?",
         "evaluations.b.path: there is no file nowhere.jsonl",
         "evaluations.b.max_new_tokens: found 0, expected at least 1",
         "evaluations.c.path: missing",
@@ -355,7 +356,7 @@ def test_the_stage_names_a_misspelt_scorer_and_a_missing_model(seven_right, tmp_
     path.write_text(yaml.safe_dump({"model_name_or_path": "runs/none/sft", "evaluations": evaluations}))
     with pytest.raises(PipelineError) as caught:
         load_recipe(path)
-    assert "nearest: exact" in str(caught.value) and "runs/none/sft does not exist" in str(caught.value)
+    assert "did you mean exact?" in str(caught.value) and "runs/none/sft does not exist" in str(caught.value)
 
 
 def test_a_corpus_is_no_model(tmp_path):

@@ -15,19 +15,20 @@ An entry with `suite` instead names public benchmarks: `pipeline.evaluation.benc
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.benchmarks import specification as suites
 from pipeline.evaluation.benchmarks.specification import Benchmark
+from pipeline.recipe.source import nearest
 
 
 @dataclass(frozen=True)
@@ -57,26 +58,28 @@ class Evaluation:
         taught it to end there. A chat model's text is judged whole.
     """
 
-    path: str
-    scorer: str
-    max_new_tokens: int = 64
-    few_shot: int | list[dict[str, Any]] = 0
-    few_shot_path: str | None = None
-    prompt_column: str = "prompt"
-    answer_column: str = "answer"
-    limit: int | None = None
-    samples: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    tools: list[str] | None = None
-    tool_rounds: int = 4
-    banned_words: list[str] | None = None
-    think: str = "auto"
-    think_budget: int | None = None
-    raw: bool = False
-    certainty: bool = False
-    system_prompt: str | None = None
-    first_answer: bool = False
+    path: str = field(metadata={"expected": "the path of a JSONL file"})
+    scorer: str = field(metadata={"expected": "a scorer's name"})
+    max_new_tokens: int = field(default=64, metadata={"expected": "a whole number of tokens"})
+    few_shot: int | list[dict[str, Any]] = field(
+        default=0, metadata={"expected": "a number of rows, or rows with prompt and answer"}
+    )
+    few_shot_path: str | None = field(default=None, metadata={"expected": "the path of a JSONL file"})
+    prompt_column: str = field(default="prompt", metadata={"expected": "a column's name"})
+    answer_column: str = field(default="answer", metadata={"expected": "a column's name"})
+    limit: int | None = field(default=None, metadata={"expected": "a number of rows"})
+    samples: int = field(default=1, metadata={"expected": "a number of answers to each question"})
+    temperature: float = field(default=1.0, metadata={"expected": "a number above 0"})
+    top_p: float = field(default=1.0, metadata={"expected": "a number above 0, at most 1"})
+    tools: list[str] | None = field(default=None, metadata={"expected": "a list of tools"})
+    tool_rounds: int = field(default=4, metadata={"expected": "a number of rounds of calls"})
+    banned_words: list[str] | None = field(default=None, metadata={"expected": "a list of texts"})
+    think: str | bool = field(default="auto", metadata={"expected": "auto, on or off"})
+    think_budget: int | None = field(default=None, metadata={"expected": "a number of tokens"})
+    raw: bool = field(default=False, metadata={"expected": "true or false"})
+    certainty: bool = field(default=False, metadata={"expected": "true or false"})
+    system_prompt: str | None = field(default=None, metadata={"expected": "a text"})
+    first_answer: bool = field(default=False, metadata={"expected": "true or false"})
 
     def __post_init__(self) -> None:
         if isinstance(self.think, bool):  # YAML 1.1 reads a bare on or off as a truth value
@@ -85,36 +88,13 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         # What an evaluation without them would not look at is left out: earlier results stay up to date.
         unused = () if self.tools else ("tools", "tool_rounds")
-        newer = {
-            **{"banned_words": None, "think": "auto", "think_budget": None, "raw": False, "certainty": False},
-            **{"first_answer": False, "system_prompt": None},
-        }
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in unused}
-        return {key: value for key, value in values.items() if key not in newer or value != newer[key]}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in unused}
+        defaults = {one.name: one.default for one in fields(self) if one.name in _NEWER}
+        return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
 
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "path": ((str,), "the path of a JSONL file"),
-    "scorer": ((str,), "a scorer's name"),
-    "max_new_tokens": ((int,), "a whole number of tokens"),
-    "few_shot": ((int, list), "a number of rows, or rows with prompt and answer"),
-    "few_shot_path": ((str, type(None)), "the path of a JSONL file"),
-    "prompt_column": ((str,), "a column's name"),
-    "answer_column": ((str,), "a column's name"),
-    "limit": ((int, type(None)), "a number of rows"),
-    "samples": ((int,), "a number of answers to each question"),
-    "temperature": ((int, float), "a number above 0"),
-    "top_p": ((int, float), "a number above 0, at most 1"),
-    "tools": ((list, type(None)), "a list of tools"),
-    "tool_rounds": ((int,), "a number of rounds of calls"),
-    "banned_words": ((list, type(None)), "a list of texts"),
-    "think": ((str, bool), "auto, on or off"),
-    "think_budget": ((int, type(None)), "a number of tokens"),
-    "raw": ((bool,), "true or false"),
-    "certainty": ((bool,), "true or false"),
-    "system_prompt": ((str, type(None)), "a text"),
-    "first_answer": ((bool,), "true or false"),
-}
+_NEWER = ("banned_words", "think", "think_budget", "raw", "certainty", "first_answer", "system_prompt")
+"""Keys that came after the first results: at their defaults a result's settings do not hold them."""
 
 THINK_MODES = ("auto", "on", "off")
 """What the shipped chat templates take as `think`."""
@@ -350,10 +330,12 @@ def _complaints(specification: Any) -> list[str]:
 
     if not isinstance(specification, dict):
         return [f": found {specification!r}, expected a mapping with path and scorer"]
-    complaints = [f".{key}: no such key{_nearest(key, list(_TYPES))}" for key in specification if key not in _TYPES]
+    hints = get_type_hints(Evaluation)
+    complaints = [f".{key}: no such key{nearest(str(key), hints)}" for key in specification if key not in hints]
     complaints.extend(f".{key}: missing" for key in ("path", "scorer") if key not in specification)
-    for key, (types, expected) in _TYPES.items():
-        value = specification.get(key)
+    for one in fields(Evaluation):
+        key, value, expected = one.name, specification.get(one.name), one.metadata["expected"]
+        types = _types(hints[key])
         if key in specification and (not isinstance(value, types) or isinstance(value, bool) and bool not in types):
             complaints.append(f".{key}: found {value!r}, expected {expected}")
         elif key in ("temperature", "top_p"):
@@ -364,9 +346,9 @@ def _complaints(specification: Any) -> list[str]:
         elif type(value) is int and value < (0 if key == "few_shot" else 1):
             complaints.append(f".{key}: found {value}, expected at least {0 if key == 'few_shot' else 1}")
     scorer, few_shot = specification.get("scorer"), specification.get("few_shot")
-    if isinstance(scorer, str) and scorer not in scorer_names():
-        known = ", ".join(scorer_names())
-        complaints.append(f".scorer: no scorer {scorer!r}{_nearest(scorer, scorer_names())}; there are {known}")
+    known = scorer_names()
+    if isinstance(scorer, str) and scorer not in known:
+        complaints.append(f".scorer: found {scorer!r}, expected one of {', '.join(known)}{nearest(scorer, known)}")
     samples = specification.get("samples")
     if scorer in LIKELIHOOD and isinstance(samples, int) and samples > 1:
         complaints.append(f".samples: found {samples}, but {scorer} looks at probabilities and draws nothing")
@@ -388,6 +370,8 @@ def _complaints(specification: Any) -> list[str]:
     return complaints
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(str(name), known, n=1)
-    return f" (nearest: {matches[0]})" if matches else ""
+def _types(hint: Any) -> tuple[type, ...]:
+    """What `isinstance` knows of an annotation. A number may be whole."""
+    members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    types = tuple(get_origin(member) or member for member in members)
+    return (*types, int) if float in types else types
