@@ -170,7 +170,7 @@ def _bradley_terry(wins: np.ndarray, steps: int = 2_000, tolerance: float = 1e-7
 def _by_endpoint(address: str, model: str) -> Verdict:
     def verdict(prompts: list[Any], first: list[str], second: list[str]) -> list[int | None]:
         with Endpoint(address, model, key_variable="OPENAI_API_KEY") as endpoint:
-            worths, _ = compare_answers(endpoint, prompts, first, second)
+            worths = compare_answers(endpoint, prompts, first, second)
         return [None if worth is None else int(2 * worth - 1) for worth in worths]
 
     return verdict
