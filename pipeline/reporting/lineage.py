@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 from pathlib import Path
+from statistics import fmean
 
-from pipeline.reporting.run_folder import Run, parent_path
+from pipeline.reporting.run_folder import Run, depths, parent_path
 from pipeline.reporting.table import duration
 
 _BOX, _HEIGHT, _LANE, _GAP, _PITCH = 148, 50, 14, 16, 88
@@ -55,44 +57,29 @@ def lineage_svg(run: Run) -> str:
 
 def _layers(parents: dict[str, list[str]]) -> tuple[list[list[object]], dict[Edge, list[object]]]:
     """Nodes by depth, and for each edge the nodes it passes: where it skips layers, a lane of its own in each of them."""
-    depths: dict[str, int] = {}
-
-    def depth(name: str, seen: tuple[str, ...] = ()) -> int:
-        if name not in depths:
-            above = [depth(parent, (*seen, name)) for parent in parents.get(name, ()) if parent not in (*seen, name)]
-            depths[name] = 1 + max(above, default=-1)
-        return depths[name]
-
-    for name, above in parents.items():
-        for one in (name, *above):
-            depth(one)
-    layers: list[list[object]] = [[] for _ in range(1 + max(depths.values(), default=0))]
-    for name, level in depths.items():
+    depth = depths(parents)
+    layers: list[list[object]] = [[] for _ in range(1 + max(depth.values(), default=0))]
+    for name, level in depth.items():
         layers[level].append(name)
     edges: dict[Edge, list[object]] = {}
     for child, above in parents.items():
         for parent in above:
-            lanes: list[object] = [(parent, child, level) for level in range(depths[parent] + 1, depths[child])]
-            for lane, level in zip(lanes, range(depths[parent] + 1, depths[child]), strict=True):
+            edges[parent, child] = [parent]
+            for level in range(depth[parent] + 1, depth[child]):
+                lane = (parent, child, level)
                 layers[level].append(lane)
-            edges[parent, child] = [parent, *lanes, child]
-    for sweep in range(_SWEEPS):  # each node near the mean of its neighbours in the layer before
-        below = sweep % 2 == 0
-        for before, layer in (
-            zip(layers, layers[1:], strict=False) if below else zip(layers[:0:-1], layers[-2::-1], strict=False)
-        ):
+                edges[parent, child].append(lane)
+            edges[parent, child].append(child)
+    steps = [step for nodes in edges.values() for step in itertools.pairwise(nodes)]
+    for sweep in range(_SWEEPS):  # each node near the mean of its neighbours in the layer before, down and up in turn
+        for before, layer in itertools.pairwise(layers if sweep % 2 == 0 else layers[::-1]):
             rank = {node: i for i, node in enumerate(before)}
-            steps = [step for nodes in edges.values() for step in zip(nodes, nodes[1:], strict=False)]
-            near = {
-                node: [
-                    rank[a if below else b]
-                    for a, b in steps
-                    if (b if below else a) == node and (a if below else b) in rank
-                ]
-                for node in layer
-            }
+            near: dict[object, list[int]] = {node: [] for node in layer}
+            for a, b in (step if sweep % 2 == 0 else step[::-1] for step in steps):
+                if a in rank and b in near:
+                    near[b].append(rank[a])
             order = {node: i for i, node in enumerate(layer)}
-            layer.sort(key=lambda node: sum(near[node]) / len(near[node]) if near[node] else order[node])
+            layer.sort(key=lambda node: fmean(near[node]) if near[node] else order[node])
     return layers, edges
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.manifest import MANIFEST, manifest_hash, read_manifest
+from pipeline.manifest import MANIFEST, manifest_hash
 from pipeline.recipe.controls import control_of
 
 MODEL_KINDS = ("base", "chat", "reasoning", "aligned", "imported", "reward")
@@ -147,14 +148,12 @@ def read_stage(path: Path, missing: list[str], name: str | None = None) -> Stage
         setattr(stage, kind, rows)
         if faulty:
             missing.append(f"{stage.name}/{kind}.jsonl: {faulty} lines are not JSON and were left out")
-    for kind, reader in (("manifest", read_manifest), ("evaluations", None), ("removed", None)):
-        file = path / {"manifest": MANIFEST, "evaluations": "evaluation.json", "removed": "removed.json"}[kind]
-        if not file.is_file():
-            continue
+    for kind, file in (("manifest", MANIFEST), ("evaluations", "evaluation.json"), ("removed", "removed.json")):
         try:
-            setattr(stage, kind, reader(path) if reader else json.loads(file.read_text(encoding="utf-8")))
-        except (PipelineError, json.JSONDecodeError):
-            missing.append(f"{stage.name}/{file.name}: not valid JSON")
+            if (path / file).is_file():
+                setattr(stage, kind, json.loads((path / file).read_text(encoding="utf-8")))
+        except json.JSONDecodeError:
+            missing.append(f"{stage.name}/{file}: not valid JSON")
     return stage
 
 
@@ -202,17 +201,31 @@ def parent_path(stage: Stage, parent: Row) -> Path:
 
 def _in_order(stages: list[Stage]) -> list[Stage]:
     """Parents before children; among equals the one that started first."""
-    by_path = {stage.path.resolve(): stage for stage in stages}
-    depths: dict[Path, int] = {}
+    places = {stage.path.resolve() for stage in stages}
+    made_from = {
+        stage.path.resolve(): [
+            place
+            for parent in stage.manifest.get("parents", [])
+            if (place := parent_path(stage, parent).resolve()) in places
+        ]
+        for stage in stages
+    }
+    depth = depths(made_from)
+    return sorted(stages, key=lambda one: (depth[one.path.resolve()], str(one.manifest.get("started", "~")), one.name))
 
-    def depth(stage: Stage, seen: tuple[Path, ...] = ()) -> int:
-        place = stage.path.resolve()
-        if place not in depths and place not in seen:
-            parents = [
-                by_path.get(parent_path(stage, parent).resolve()) for parent in stage.manifest.get("parents", [])
-            ]
-            above = [depth(parent, (*seen, place)) for parent in parents if parent is not None]
-            depths[place] = 1 + max(above, default=-1)
-        return depths.get(place, 0)
 
-    return sorted(stages, key=lambda stage: (depth(stage), str(stage.manifest.get("started", "~")), stage.name))
+def depths(parents: Mapping[Any, Sequence[Any]]) -> dict[Any, int]:
+    """How many generations stand above each name, and above each parent; who is its own ancestor is passed over."""
+    found: dict[Any, int] = {}
+
+    def depth(name: Any, seen: tuple[Any, ...] = ()) -> int:
+        if name not in found:
+            path = (*seen, name)
+            above = [depth(parent, path) for parent in parents.get(name, ()) if parent not in path]
+            found[name] = 1 + max(above, default=-1)
+        return found[name]
+
+    for name, above in parents.items():
+        for one in (name, *above):
+            depth(one)
+    return found
