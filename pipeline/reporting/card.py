@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation.evaluate import read_results
 from pipeline.manifest import MANIFEST, read_manifest
 from pipeline.reporting.table import count, duration, result_text
 
@@ -48,7 +48,7 @@ def model_card(directory: str | Path, license: str | None = None) -> str:
 
     directory = Path(directory)
     manifest = read_manifest(directory)
-    results, kind = _results(directory), manifest.get("kind")
+    results, kind = read_results(directory), manifest.get("kind")
     family = list(_ancestry(directory))
     evaluated = _eval_results(results, _TASKS.get(str(kind), "text-generation"))
     data = ModelCardData(
@@ -88,11 +88,6 @@ def _body(directory: Path, manifest: dict[str, Any], results: dict[str, Any]) ->
     loaders = [_LOADERS.get(manifest.get("kind", ""), "AutoModelForCausalLM"), "AutoTokenizer"]
     loading = "Loads with " + " and ".join(f"`{name}.from_pretrained`" for name in loaders if name) + "."
     return "\n".join([*lines, "", loading, "", MARK, ""])
-
-
-def _results(directory: Path) -> dict[str, Any]:
-    path = directory / "evaluation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _eval_results(results: dict[str, Any], task: str | None) -> Any:

@@ -145,8 +145,8 @@ def side_by_side(run: Run, name: str) -> list[Row]:
     answers = dict([(stage, rows) for stage, rows in answers.items() if rows][:ANSWERS])
     if not answers:
         return []
-    asked = list(next(iter(answers.values())))
-    together = [key for key in asked if all(key in rows for rows in answers.values())]
+    first = next(iter(answers.values()))
+    together = [key for key in first if all(key in rows for rows in answers.values())]
 
     def verdicts(key: str) -> int:
         return len({bool(rows[key].get("correct")) for rows in answers.values()})
@@ -154,8 +154,8 @@ def side_by_side(run: Run, name: str) -> list[Row]:
     chosen = sorted(together, key=lambda key: -verdicts(key))[:QUESTIONS]
     return [
         {
-            "prompt": readable(next(iter(answers.values()))[key].get("prompt")),
-            "answer": readable(next(iter(answers.values()))[key].get("answer")),
+            "prompt": readable(first[key].get("prompt")),
+            "answer": readable(first[key].get("answer")),
             "given": [(stage, rows[key]) for stage, rows in answers.items()],
         }
         for key in chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -36,8 +37,7 @@ def thinned(x: Sequence[float], y: Sequence[float], points: int = _POINTS) -> tu
     if len(x) <= points:
         return list(x), list(y)
     edges = [round(i * len(x) / points) for i in range(points + 1)]
-    runs = list(zip(edges, edges[1:], strict=False))
-    means = [[sum(values[a:b]) / (b - a) for a, b in runs] for values in (x, y)]
+    means = [[sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)] for values in (x, y)]
     means[0][0], means[0][-1] = x[0], x[-1]
     return means[0], means[1]
 
