@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +17,8 @@ from pipeline.manifest import MANIFEST, compute, dump, read_manifest, write_atom
 from pipeline.statistics import counts, mean_interval, paired_difference, sampled_counts, wilson_interval
 
 Figure = dict[str, Any]
+FIFTHS = 5
+Holds = Callable[[Row], bool]
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,18 @@ def first_completion(row: Row) -> str:
     return str(row["samples"][0]["completion"] if "samples" in row else row["completion"])
 
 
-def rate(rows: Sequence[Row], holds: Callable[[Row], bool] = lambda row: row["correct"]) -> Figure:
+def is_right(row: Row) -> bool:
+    return bool(row["correct"])
+
+
+def rate(rows: Sequence[Row], holds: Holds = is_right) -> Figure:
     """{n, correct, rate, low, high} of the rows for which `holds`. Raises `PipelineError` without rows."""
     if not rows:
         raise PipelineError("a chapter's figure has no rows to count: the evaluation lacks the group that it is about.")
     return counts([bool(holds(row)) for row in rows])
 
 
-def difference(
-    before: Sequence[Row], after: Sequence[Row], holds: Callable[[Row], bool] = lambda row: row["correct"]
-) -> Figure:
+def difference(before: Sequence[Row], after: Sequence[Row], holds: Holds = is_right) -> Figure:
     """How much the share of rows for which `holds` changed on the same questions: {value, low, high}."""
     _same_questions(before, after)
     return paired_difference([holds(row) for row in before], [holds(row) for row in after])
@@ -183,9 +188,7 @@ def majority_baseline(rows: Sequence[Row]) -> Figure:
     return counts([answer == most for answer in answers])
 
 
-def by_group(
-    name: str, rows: Sequence[Row], key: str, holds: Callable[[Row], bool] = lambda row: row["correct"]
-) -> dict[str, Any]:
+def by_group(name: str, rows: Sequence[Row], key: str, holds: Holds = is_right) -> dict[str, Any]:
     """One line of a picture: the share of rows for which `holds`, over the values of a numeric column."""
     values = sorted({row[key] for row in rows})
     return line(name, [(value, rate([row for row in rows if row[key] == value], holds)) for value in values])
@@ -199,20 +202,19 @@ def line(name: str, points: Sequence[tuple[Any, Figure]]) -> dict[str, Any]:
     }
 
 
-def while_training(arm: Arm, stretches: int = 5, reward: str = "rewards/numeric/mean") -> list[tuple[float, Figure]]:
-    """(middle of a stretch as a share of the run, mean of a figure of `metrics.jsonl` over it) of as many stretches.
+def while_training(arm: Arm, reward: str = "rewards/numeric/mean") -> list[tuple[float, Figure]]:
+    """(middle as a share of the run, mean of a figure of `metrics.jsonl`) of each fifth of the training.
 
     The completions of training are drawn at its temperature from problems that it hardly ever sees twice, so that a verifier's
     mean reward is the accuracy on new problems. The interval is bootstrapped over logged steps.
     """
     logged = [row for row in arm.logged() if reward in row]
-    if len(logged) < stretches:
+    if len(logged) < FIFTHS:
         raise PipelineError(
-            f"{arm.path}/metrics.jsonl: {len(logged)} lines with {reward}, expected {stretches} or more: lower logging_steps."
+            f"{arm.path}/metrics.jsonl: {len(logged)} lines with {reward}, expected {FIFTHS} or more: lower logging_steps."
         )
-    edges = [round(i * len(logged) / stretches) for i in range(stretches + 1)]
-    parts = [logged[a:b] for a, b in zip(edges, edges[1:], strict=False)]
-    last = logged[-1]["step"]
+    edges = [round(i * len(logged) / FIFTHS) for i in range(FIFTHS + 1)]
+    parts, last = [logged[a:b] for a, b in pairwise(edges)], logged[-1]["step"]
     return [
         ((part[0]["step"] + part[-1]["step"]) / (2 * last), mean_interval([row[reward] for row in part]))
         for part in parts
