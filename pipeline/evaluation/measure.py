@@ -76,9 +76,8 @@ def answer_rows(
     scorer = find_scorer(evaluation.scorer)
     answered = []
     for number, row in enumerate(rows):
-        accepted = _accepted(row)
         outcomes = [
-            {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, accepted)}
+            {"completion": one.text, "ended": one.ended, "correct": _is_right(scorer, one, row)}
             | {"tokens": len(one.token_ids)}
             | ({} if one.certainty is None else {"certainty": one.certainty})
             | (turns[place] if turns else {})
@@ -134,7 +133,7 @@ def _of_texts(evaluation: Evaluation, answered: Sequence[Row]) -> dict[str, Any]
     every = [(row, one) for row, samples in zip(answered, per_row, strict=True) for one in samples]
 
     def verify(text: str, number: int) -> bool:
-        return any(scorer(Completion(text, [], ended=True), answer) for answer in _accepted(every[number][0]))
+        return _is_right(scorer, Completion(text, [], ended=True), every[number][0])
 
     return found | effects([one["completion"] for _, one in every], [bool(one["correct"]) for _, one in every], verify)
 
@@ -175,8 +174,8 @@ def _gold(row: Row) -> str:
     return str(_accepted(row)[0])
 
 
-def _is_right(scorer: Scorer, completion: Any, accepted: Sequence[str]) -> bool:
-    return any(scorer(completion, answer) for answer in accepted)
+def _is_right(scorer: Scorer, completion: Any, row: Row) -> bool:
+    return any(scorer(completion, answer) for answer in _accepted(row))
 
 
 def _majority(scorer: str, samples: Sequence[Row]) -> float:

@@ -120,17 +120,17 @@ def keep(
                     continue
                 seen.add(folded)
                 prompt = line["prompt"]
-                turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-                provenance = {
+                if page is not None:
+                    row: Row = {"prompt": page(prompt), "completion": one["text"]}
+                else:
+                    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+                    row = {"messages": [*turns, {"role": "assistant", "content": one["text"]}]}
+                row["provenance"] = {
                     **origin,
                     "index": line["index"],
                     "reward": one["reward"],
                     "pass_rate": fmean(right),
                 }
-                row: Row = {"messages": [*turns, {"role": "assistant", "content": one["text"]}]}
-                if page is not None:
-                    row = {"prompt": page(prompt), "completion": one["text"]}
-                row["provenance"] = provenance
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 kept += 1
     if not kept:
