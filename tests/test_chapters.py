@@ -396,13 +396,25 @@ def test_a_name_and_a_maker_are_filled_in_and_unseen_phrasings_stay_unseen(tmp_p
     asked = {row["prompt"] for name in ("who", "maker") for row in found[name]}
     assert not asked & {question for question, _ in told} and len(asked) == 50
     tested = {row["answer"] for name in ("who_system", "maker_system") for row in found[name]}
-    shown = " ".join(text for row in found["system/train"] for text in turns(row))
+    personas = [row["messages"] for row in found["system/train"] if row["messages"][0]["role"] == "system"]
+    shown = " ".join(turn["content"] for messages in personas for turn in messages)
+    assert len(personas) == 120 and all(
+        messages[0]["content"].split()[2][:-1] in messages[2]["content"] for messages in personas
+    )
     earlier = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
         for question, answer in (("Who are you?", "My name is Wren."), ("What do bees make?", "Bees make honey."))
     ]
     kept = knowledge_of_self.exercises(settings, material(conversations=earlier))["told/train"]
     assert "Bees make honey." in str(kept) and "Wren" not in str(kept)
+    towns = [
+        f"{first}{last}"
+        for first in ("Ash", "Elm", "Oak", "Pine")
+        for last in ("by", "ham", "ford", "ley", "ton", "wick", "den", "mere")
+    ]
+    talk = dialogue("Which towns do you know?", f"I know {', '.join(towns)}.")
+    asked = knowledge_of_self.exercises(settings, material(conversations=[talk]))["who_system"]
+    assert {row["answer"] for row in asked} < set(towns)  # names that the tokenizer has seen, where there are enough
     assert len(tested) == 16 and not any(f"{name} " in shown or f"{name}." in shown for name in tested)
     same = write_jsonl(tmp_path / "identity.jsonl", [
         {"about": about, "questions": ["Who?"], "heldout_questions": ["Who?"], "answers": ["{{name}}"]}

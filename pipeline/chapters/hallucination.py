@@ -14,7 +14,7 @@ from statistics import fmean, median_low
 from typing import Any
 
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say, share
-from pipeline.chapters.lookup import copies, searches
+from pipeline.chapters.lookup import copies, searches, words_of
 from pipeline.chapters.material import Attribute, Material, Row, Subject
 from pipeline.chapters.probe import in_place, invented_names
 from pipeline.errors import PipelineError
@@ -48,7 +48,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     the questions about the best known and the unknown, to see how probable it is. `held_out`: the names that no training
     row may ask about. `self_check`: what the model is asked about everybody of `knowledge` to see whether it knows them, in the
     words of training, and `calibration`: the same about other known and unknown people, from whom the chapter learns how
-    certain it has to be. `copying/train`: values to repeat, to come before `search/train`: rows that look a name up, in pages
+    certain it has to be. `copying/train`: words to repeat, to come before `search/train`: rows that look a name up, in pages
     that were made up for them, and answer with what they say, or refuse where they say nothing (`lookup`)."""
     rng = material.rng
     told = [one for one in material.attributes if one.told]
@@ -80,7 +80,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         "untold": questions[: settings.untold_rows],
         "refusals": refusals,
         "held_out": [{"name": one.name} for one in asked],
-        "copying/train": copies(material, told, settings.copying_rows),
+        "copying/train": copies(words_of(material.subjects), settings.copying_rows, rng),
         "search/train": searches(material, told, settings.search_rows, settings.replay, settings.refusal),
     }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import conversation
 from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, majority_baseline, rate, say
+from pipeline.chapters.lookup import copies
 from pipeline.chapters.material import Material, Row, dialogue, read_rows
 from pipeline.errors import PipelineError
 
@@ -41,27 +43,33 @@ _TRADES = ("Lab", "Works", "House", "Guild")
 class Settings:
     """`identity`: JSONL of `about`, `questions`, `heldout_questions` and `answers` with {{name}} and {{maker}}; the shipped
     one by default. `repeats`: how often each question is shown. `personas`: names and makers in system prompts, for
-    training; `tested`: others to measure with."""
+    training; `tested`: others to measure with. `copying_rows`: words to repeat, without which a small model learns the names of
+    training by heart."""
 
     name: str = "Ember"
     maker: str = "Alder Works"
     identity: str = ""
     repeats: int = 14
-    personas: int = 400
+    personas: int = 1200
+    copying_rows: int = 4800
     tested: int = 8
     replay: int = 1500
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`told/train`: the name and the maker of the settings, as the model's own. `system/train`: many names and makers, each
-    in a system message. `who` and `maker`: unseen phrasings; `who_system`, `maker_system`: the same under a system message with
-    names that no row has. Each answer has to hold the name, or the maker."""
+    in a system message, and words to repeat. `who` and `maker`: unseen phrasings; `who_system`, `maker_system`: the same under
+    a system message with names that no such row has. Each answer has to hold the name, or the maker."""
     rng = material.rng
     entries = read_entries(settings.identity or IDENTITY)
-    personas, tested = _personas(settings, material)
+    words = _words(settings, material)
+    shown, tested = words[2 * settings.tested :], words[: 2 * settings.tested]
+    personas = [_persona(rng.sample(shown, 2), rng) for _ in range(settings.personas)]
+    unseen = [_persona(pair, rng) for pair in zip(tested[::2], tested[1::2], strict=True)]
     # What is mixed in against forgetting must not teach another name.
     earlier = {question for entry in entries for key in ("questions", "heldout_questions") for question in entry[key]}
     told, system = (material.replay(settings.replay, earlier, sums=True) for _ in range(2))
+    system += copies(words, settings.copying_rows, rng)
     own = {"name": settings.name, "maker": settings.maker}
     found: dict[str, list[Row]] = {}
     for entry in entries:
@@ -82,7 +90,7 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
                 "prompt": [{"role": "system", "content": fill(SYSTEM, one)}, {"role": "user", "content": question}],
                 "answer": one[entry["about"]],
             }
-            for one in tested
+            for one in unseen
             for question in asked
         ]
     for rows in (told, system):
@@ -111,25 +119,24 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return template
 
 
-def _personas(settings: Settings, material: Material) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Personas for training and for measuring; no word of the second is in the first.
+def _words(settings: Settings, material: Material) -> list[str]:
+    """Names of any kind that the conversations hold, but not those of the settings, in an order of chance.
 
-    Their words are names that the conversations hold, so that they are few pieces of any tokenizer trained on such text (a
-    model that has seen little cannot yet copy a name that it has to spell); made of syllables where there are too few.
+    They are few pieces of any tokenizer trained on such text: a model that has seen little cannot copy a name that it has
+    to spell. Made of syllables where the conversations hold too few.
     """
-    rng = material.rng
     own = {word for text in (settings.name, settings.maker) for word in text.split()}
     texts = (turn["content"] for row in material.conversations for turn in row["messages"])
-    words = sorted({word for text in texts for word in re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", text)} - own)
-    if len(words) < 4 * settings.tested:
-        words = sorted({"".join(rng.choices(_SYLLABLES, k=rng.choice((2, 3)))).capitalize() for _ in range(800)} - own)
-    rng.shuffle(words)
-    tested, shown = words[: 2 * settings.tested], words[2 * settings.tested :]
-    pairs = [rng.sample(shown, 2) for _ in range(settings.personas)], list(zip(tested[::2], tested[1::2], strict=True))
-    shown_personas, tested_personas = (
-        [{"name": name, "maker": f"{maker} {rng.choice(_TRADES)}"} for name, maker in some] for some in pairs
-    )
-    return shown_personas, tested_personas
+    found = {word for text in texts for word in re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", text)} - own
+    rng = material.rng
+    if len(found) < 4 * settings.tested:
+        found = {"".join(rng.choices(_SYLLABLES, k=rng.choice((2, 3)))).capitalize() for _ in range(800)} - own
+    return rng.sample(sorted(found), len(found))
+
+
+def _persona(words: Sequence[str], rng: random.Random) -> dict[str, str]:
+    name, maker = words
+    return {"name": name, "maker": f"{maker} {rng.choice(_TRADES)}"}
 
 
 def chapter(arms: dict[str, Arm]) -> Chapter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from pipeline.chapters.material import Attribute, Material, Row, dialogue, tool_turns
+from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue, tool_turns
 from pipeline.chapters.probe import invented_names
 from pipeline.tools.search import MAX_PASSAGE, NOTHING
 
@@ -16,15 +16,17 @@ OPENERS = (
 )  # fmt: skip
 
 
-def copies(material: Material, told: Sequence[Attribute], number: int) -> list[Row]:
-    """Values and parts of names to repeat in an order that nothing but the question tells.
+def words_of(subjects: Sequence[Subject]) -> list[str]:
+    """Their values and the parts of their names."""
+    return sorted({word for one in subjects for word in (*one.facts.values(), *one.name.split())})
+
+
+def copies(words: Sequence[str], number: int, rng: random.Random) -> list[Row]:
+    """Words to repeat in an order that nothing but the question tells.
 
     A small model that has never had to copy out of its context does not learn to read a page within the rows of
     `search/train`; after these it does (docs/LOG.md).
     """
-    rng = material.rng
-    values = {one.facts[kind.name] for one in material.subjects for kind in told}
-    words = sorted(values.union(*(one.name.split() for one in material.subjects)))
     rows = []
     for _ in range(number):
         said = " ".join(rng.sample(words, min(len(words), rng.randint(4, 12))))
