@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def log_likelihoods(
     rows: list[tuple[list[int], int]] = []
     for number, (prompt, continuation) in enumerate(pairs):
         whole = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
-        begin = _common_length(whole, tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 1
+        asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        begin = len(os.path.commonprefix([whole, asked])) if prompt else 1  # of any sequences, not of paths alone
         if context is not None and len(whole) > context:
             raise PipelineError(f"pair {number} has {len(whole)} tokens, more than the model's context of {context}")
         if begin < 1 or begin >= len(whole):
@@ -68,11 +70,3 @@ def log_likelihoods(
     finally:
         model.train(training)
     return found
-
-
-def _common_length(whole: list[int], prompt: list[int]) -> int:
-    """How many first tokens the two share: where the continuation begins in `whole`."""
-    same = 0
-    while same < min(len(whole), len(prompt)) and whole[same] == prompt[same]:
-        same += 1
-    return same

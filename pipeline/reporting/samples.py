@@ -44,16 +44,16 @@ def page(directory: str | Path) -> str:
     rows, _ = json_lines(directory / ROLLOUTS)
     every = sorted({row["step"] for row in rows})
     steps = spread(every, STEPS_SHOWN)
-    problems: dict[int, list[tuple[int, list[Row]]]] = {}
+    problems = []
     for problem in sorted({row["problem"] for row in rows}):
         own = [row | {"parts": parts(row["completion"])} for row in rows if row["problem"] == problem]
-        problems[problem] = [(step, [row for row in own if row["step"] == step]) for step in steps]
+        problems.append([(step, [row for row in own if row["step"] == step]) for step in steps])
     return render(
         "samples.html.jinja",
         name=directory.name,
         table=[by_step(step, [row for row in rows if row["step"] == step]) for step in every],
         names=list(dict.fromkeys(name for row in rows for name in row["rewards"])),
-        problems=list(problems.values()),
+        problems=problems,
     )
 
 

@@ -112,14 +112,11 @@ def _read(benchmark: Benchmark, tasks: Mapping[str, Any], found: Mapping[str, An
                 f"{benchmark.key}: found no metric {metric!r} under the filter {wanted!r}; the task {name} has "
                 f"{', '.join(samples[0]['metrics'])} and the filters {', '.join(filters)}"
             )
-        rows += [
-            _row(name, sample, metric, benchmark.parts) for sample in sorted(chosen, key=lambda one: one["doc_id"])
-        ]
+        chosen.sort(key=lambda one: one["doc_id"])
+        rows += [_row(name, sample, metric, benchmark.parts) for sample in chosen]
     if all(row.get("value") in (0, 1) for row in rows):
-        rows = [
-            {key: value for key, value in row.items() if key != "value"} | {"correct": bool(row["value"])}
-            for row in rows
-        ]
+        for row in rows:
+            row["correct"] = bool(row.pop("value"))
     return rows, figures(rows, benchmark.parts)
 
 
