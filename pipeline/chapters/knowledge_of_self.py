@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +18,8 @@ from pipeline.errors import PipelineError
 IDENTITY = Path(conversation.__file__).parent / "identity.jsonl"
 SYSTEM = "You are {{name}}, an assistant made by {{maker}}."
 _SYLLABLES = (
-    "ba",
-    "del",
-    "fi",
-    "go",
-    "ha",
-    "jo",
-    "ka",
-    "lin",
-    "mo",
-    "na",
-    "or",
-    "pe",
-    "ri",
-    "sol",
-    "ta",
-    "ver",
-    "wi",
-    "zan",
-)
+    "ba", "del", "fi", "go", "ha", "jo", "ka", "lin", "mo", "na", "or", "pe", "ri", "sol", "ta", "ver", "wi", "zan",
+)  # fmt: skip
 _TRADES = ("Lab", "Works", "House", "Guild")
 
 
@@ -50,26 +34,30 @@ class Settings:
     maker: str = "Alder Works"
     identity: str = ""
     repeats: int = 14
-    personas: int = 1200
-    copying_rows: int = 4800
+    personas: int = 400
+    copying_rows: int = 6400
     tested: int = 8
     replay: int = 1500
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`told/train`: the name and the maker of the settings, as the model's own. `system/train`: many names and makers, each
-    in a system message, and words to repeat. `who` and `maker`: unseen phrasings; `who_system`, `maker_system`: the same under
-    a system message with names that no such row has. Each answer has to hold the name, or the maker."""
+    in a system message; `copying/train`, to come before it: words to repeat. `who` and `maker`: unseen phrasings;
+    `who_system`, `maker_system`: the same under a system message with names that no other has. Each answer has to hold the
+    name, or the maker."""
     rng = material.rng
     entries = read_entries(settings.identity or IDENTITY)
-    words = _words(settings, material)
+    said = " ".join(turn["content"] for row in material.conversations for turn in row["messages"])
+    words = _names(settings, said, rng)
     shown, tested = words[2 * settings.tested :], words[: 2 * settings.tested]
     personas = [_persona(rng.sample(shown, 2), rng) for _ in range(settings.personas)]
     unseen = [_persona(pair, rng) for pair in zip(tested[::2], tested[1::2], strict=True)]
     # What is mixed in against forgetting must not teach another name.
     earlier = {question for entry in entries for key in ("questions", "heldout_questions") for question in entry[key]}
     told, system = (material.replay(settings.replay, earlier, sums=True) for _ in range(2))
-    system += copies(words, settings.copying_rows, rng)
+    common = Counter(re.findall(r"(?<= )[a-z]{5,}", said)).most_common(100)
+    copying = copies([*words, *(word for word, _ in common)], settings.copying_rows, rng)
+    copying += material.replay(settings.replay, earlier, sums=True)
     own = {"name": settings.name, "maker": settings.maker}
     found: dict[str, list[Row]] = {}
     for entry in entries:
@@ -93,9 +81,9 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
             for one in unseen
             for question in asked
         ]
-    for rows in (told, system):
+    for rows in (told, copying, system):
         rng.shuffle(rows)
-    return {"told/train": told, "system/train": system} | found
+    return {"told/train": told, "copying/train": copying, "system/train": system} | found
 
 
 def read_entries(path: str | Path) -> list[Row]:
@@ -119,16 +107,14 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return template
 
 
-def _words(settings: Settings, material: Material) -> list[str]:
+def _names(settings: Settings, said: str, rng: random.Random) -> list[str]:
     """Names of any kind that the conversations hold, but not those of the settings, in an order of chance.
 
     They are few pieces of any tokenizer trained on such text: a model that has seen little cannot copy a name that it has
     to spell. Made of syllables where the conversations hold too few.
     """
     own = {word for text in (settings.name, settings.maker) for word in text.split()}
-    texts = (turn["content"] for row in material.conversations for turn in row["messages"])
-    found = {word for text in texts for word in re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", text)} - own
-    rng = material.rng
+    found = set(re.findall(r"(?<=[a-z,] )[A-Z][a-z]+", said)) - own
     if len(found) < 4 * settings.tested:
         found = {"".join(rng.choices(_SYLLABLES, k=rng.choice((2, 3)))).capitalize() for _ in range(800)} - own
     return rng.sample(sorted(found), len(found))
