@@ -33,7 +33,7 @@ class Answer(Row):
 
 
 def unfit(rows: Sequence[Row], text: str) -> PipelineError:
-    """The error that answers do not have what a chapter counts, with their file, arm and evaluation as far as they are known."""
+    """The error that answers do not have what a chapter counts, with their file, arm and evaluation where they are known."""
     known = str(getattr(rows[0], "whose", "rows of a chapter")) if rows else "no rows"
     return PipelineError(
         f"{known}: {text}. Evaluate the model anew, with the rows that the chapter's `exercises` wrote."
