@@ -12,6 +12,11 @@ from pipeline.reporting.run_folder import Run, Stage
 
 PLAN = "plan.json"
 PREDICTED = ("parameters", "steps", "tokens")
+FORETOLD = "Predicted by pipeline plan before the run; its tokens are an upper bound, as if every row were full."
+SPEEDS = (
+    "Tokens are those trained on, without padding. Time is the whole stage's, with loading, checks and evaluations; tokens/s "
+    "counts the training loop's time alone, and is more than tokens by time."
+)
 _NOT_COMPARED = ("output_dir", "evaluations", "sample_prompts")
 
 
