@@ -8,9 +8,9 @@ from typing import Any
 from pipeline.reporting.run_folder import read_run
 
 KINDS = (
-    "Per cent: right answers (ends_turn: those that ended; judge_win_rate: those preferred) with 95 % Wilson intervals, of several "
-    "samples a question with bootstrap intervals. Points (NAME_change): the change since the checkpoint that it is compared with, "
-    "on the same questions. Other values with 95 % bootstrap intervals."
+    "Per cent: right answers (ends_turn: those that ended; judge_win_rate: those preferred) with 95 % Wilson intervals, of "
+    "several samples a question with bootstrap intervals. Points (NAME_change): the change since the checkpoint that it is "
+    "compared with, on the same questions. Other values with 95 % bootstrap intervals."
 )
 """What the results of a table are, in words."""
 
