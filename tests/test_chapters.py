@@ -137,6 +137,19 @@ def test_facts_are_found_in_documents_by_their_statements(subjects):
     ]
 
 
+def test_the_statement_with_most_words_is_believed_and_values_may_have_several_words():
+    town = Attribute("town", ("Where?",), ("Where?",), ("{n} lives in {v}", "{n} lives in the town of {v}"), "{n}: {v}")
+    told = {
+        "Karin Turner lives in the town of Quillport.": ("Karin Turner", "Quillport"),
+        "Zed Zorro lives in New York and sings.": ("Zed Zorro", "New York"),
+        "Jean-Luc O'Neill lives in Stoke-on-Trent, it is said.": ("Jean-Luc O'Neill", "Stoke-on-Trent"),
+    }
+    found = probe.mine(["\n".join(told)], [town])
+    assert {(one.name, one.value) for one in found} == set(told.values())
+    grouped = probe.mine(["\n".join(told)], [town], name_pattern=r"(Karin|Zed) (Turner|Zorro)")
+    assert [(one.name, one.mentions) for one in grouped] == [("Karin Turner", 1), ("Zed Zorro", 1)]
+
+
 def test_invented_names_share_their_parts_with_known_ones_and_are_nobodys():
     names = [f"{first} {last}" for first, last in (("Ada", "Abbot"), ("Bea", "Bishop"), ("Cleo", "Carver"))]
     found = probe.invented_names(names, 100, ["Ada Carver"], random.Random(0))

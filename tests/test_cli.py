@@ -43,7 +43,7 @@ def test_every_stage_of_the_command_line_exists_and_the_other_way_round(stage):
         (["report"], "name a run's folder"),
         (["import", "only-a-source"], "SOURCE and OUTPUT_DIR"),
         (["lineage", "recipes"], "manifest.json"),
-        (["run", "recipes/demo", "--until", "holiday"], "until: found 'holiday'"),
+        (["run", "recipes/demo", "--until", "holiday"], "found 'holiday'"),
         (["run", "recipes/demo", "--accelerate", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

@@ -122,8 +122,11 @@ def test_a_run_ends_with_the_file_of_a_name_or_else_with_the_last_recipe_of_a_st
     write(kitchen / "r/field.yaml", "stage: grow\noutput_dir: runs/x/crop")
     for until, last in (("field", "field"), ("grow", "field"), ("cook", "cook"), ("dinner", "dinner")):
         assert stages.load_folder("r", until=until)[-1].path.stem == last
-    with pytest.raises(RecipeError, match="until: found 'lunch', expected one of field, cook, dinner"):
-        stages.load_folder("r", until="lunch")
+    with pytest.raises(
+        RecipeError,
+        match="until: expected a stage or one of field, cook, dinner; found 'diner'; did you mean dinner",
+    ):
+        stages.load_folder("r", until="diner")
     write(kitchen / "r/another.yaml", "stage: grow\noutput_dir: runs/x/another\nsize: huge")
     assert [one.path.stem for one in stages.load_folder("r", until="dinner")] == ["field", "cook", "dinner"]
     with pytest.raises(RecipeError, match="another.yaml:3"):

@@ -200,10 +200,14 @@ def _text(figures: dict[str, Figure], above: bool, most: str) -> list[str]:
             figures["last_rise"],
             "more demonstrations still help.",
             "more demonstrations cost accuracy.",
-            "imitation has levelled off.",
+            "that more demonstrations help is not shown.",
         )
-        + f" Asked for its most likely answer, it gives the right one in {{greedy_{most}}}: where the habit is the mode it "
-        "has become a rule.",
+        + f" Asked for its most likely answer, it gives the right one in {{greedy_{most}}}"
+        + (
+            ": where the habit is the mode it has become a rule."
+            if figures[f"greedy_{most}"]["high"] < figures[f"sampled_{most}"]["low"]
+            else "."
+        ),
         passes,
         "Of {samples_many} answers of the model before practice at least one is right on {pass_many_sft} of the questions, "
         "after it on {pass_many_rl} (of the expert's on {pass_many_expert}), a change by {pass_many_change}: "
@@ -211,10 +215,15 @@ def _text(figures: dict[str, Figure], above: bool, most: str) -> list[str]:
             figures["pass_many_change"],
             "practice found solutions that sampling had not found.",
             "practice lost solutions that sampling had found.",
-            "no new solutions were found; practice made likely what sampling already found.",
+            "no new solutions were found"
+            + ("; practice made likely what sampling already found." if figures["rl_change"]["low"] > 0 else "."),
         )
-        + " A vote of 16 answers gives {majority_sft} before and {majority_rl} after, of the expert {majority_expert}: a vote "
-        "cannot mend a habit.",
+        + " A vote of 16 answers gives {majority_sft} before and {majority_rl} after, of the expert {majority_expert}"
+        + (
+            ": a vote does not mend the habit."
+            if figures["majority_sft"]["high"] < figures["majority_rl"]["low"]
+            else "."
+        ),
         _controls(figures),
     ]
 

@@ -38,7 +38,7 @@ class Settings:
     invented: int = 4
     untold_rows: int = 120
     copying_rows: int = 4800
-    search_rows: int = 2400
+    search_rows: int = 3600
     replay: int = 800
 
 
@@ -167,11 +167,17 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     }
     calibration, checks = arms["before"].answers("calibration"), arms["before"].answers("self_check")
     figures |= _selective(calibration, checks, rows["before"], top)
+    parts = [
+        {part for row in rows["before"] if (row["mentions"] > 0) is told for part in row["name"].split()}
+        for told in (True, False)
+    ]
+    same_parts = parts[1] <= parts[0]
     plain, after = figures["made_up_plain"], figures["made_up_refusals"]
     fewer = after["high"] < plain["low"]
     text = [
         "Asked about people of whom no page tells, the chat model answers all the same: it makes something up in "
-        "{made_up_before} of the questions. Their names are made of the same parts as the names that it knows.",
+        "{made_up_before} of the questions."
+        + (" Their names are made of the same parts as names that pages hold." if same_parts else ""),
         "The pipeline then probed the model with questions made from its own documents and from recombined names, wrote a "
         "refusal where it did not know and the answer where it did, and trained it on both. Made-up answers are now "
         "{made_up_refusals}; the control, which was trained as long on the answers alone, is at {made_up_plain}. "

@@ -160,7 +160,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             exact(0.5) if task == "compare" else majority_baseline([row for row in direct if row["task"] == task])
         )
     figures |= {"all_direct": rate(direct), "all_tools": rate(tools), "gain": difference(direct, tools)}
-    figures["returned_tools"] = rate(tools, _returned)
+    returned = [row for row in tools if _returned(row)]
+    figures |= {"returned_tools": rate(tools, _returned), "kept_tools": rate(returned)}
     text = [
         "Two models see the same problems: one answers at once, the other may call a Python interpreter and a calculator. "
         "Words and problems of the test occur in no training row.",
@@ -170,8 +171,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             for task in TASKS
         ) + ".",
         f"{_compared(figures)} Over all of them the tools change the share of right answers by {{gain}}.",
-        "The programs that the model called returned the right answer in {returned_tools}, and {all_tools} of its answers are "
-        "right: the rest is lost between what a call returned and the answer.",
+        "The programs that the model called returned the right answer in {returned_tools} of the problems; where they did, "
+        "{kept_tools} of its answers are right. Of all its answers {all_tools} are.",
     ]  # fmt: skip
     wrong = next((row for row in direct if not row["correct"]), None)
     same = next((row for row in tools if wrong and row["prompt"] == wrong["prompt"]), None)

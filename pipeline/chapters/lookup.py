@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from pipeline.chapters.material import Attribute, Material, Row, Subject, dialogue, tool_turns
@@ -14,6 +15,17 @@ OPENERS = (
     "Hello!", "One question:", "Help me with this:", "Please help me.", "Next:", "Now to somebody else.", "Look this up:",
     "Quickly, please:", "Please answer:", "Let me ask you something.", "And now?", "I wonder:",
 )  # fmt: skip
+# Around what "What is the ... of {n}?" asks for, for the same reason: most questions of training are questions.
+REQUESTS = (
+    "Give me {}.",
+    "Find {}.",
+    "Look up {}.",
+    "Say {}.",
+    "I ask for {}.",
+    "{}, if you can.",
+    "Show me {}.",
+    "{}!",
+)
 
 
 def words_of(subjects: Sequence[Subject]) -> list[str]:
@@ -54,12 +66,20 @@ def searches(material: Material, told: Sequence[Attribute], number: int, replay:
         turns: list[Row] = []
         for kind in asked:
             answer = f"{refusal}." if nobody else str(kind.answer).format(n=name, v=facts[kind.name])
-            opener = f"{rng.choice(OPENERS)} " if rng.random() < 0.5 else ""
-            turns += dialogue(opener + rng.choice(kind.questions).format(n=name), answer)["messages"]
+            turns += dialogue(_asked(kind, rng).format(n=name), answer)["messages"]
         turns[1:1] = tool_turns("search", {"query": name}, found)
         rows.append({"messages": turns})
     rng.shuffle(rows)
     return rows
+
+
+def _asked(kind: Attribute, rng: random.Random) -> str:
+    """A question, or a request where one can be made of any; every other with an opener."""
+    question = rng.choice(kind.questions)
+    named = [match[1] for one in kind.questions if (match := re.fullmatch(r"What is (the .*)\?", one))]
+    if named and rng.random() < 0.4:
+        question = rng.choice(REQUESTS).format(rng.choice(named))
+    return f"{rng.choice(OPENERS)} {question}" if rng.random() < 0.5 else question
 
 
 def page(name: str, facts: list[tuple[Attribute, str]], rng: random.Random) -> str:

@@ -17,7 +17,10 @@ from typing import Any
 from pipeline.chapters.material import Attribute, Row, dialogue
 from pipeline.errors import PipelineError
 
-NAME = r"[A-Z]\w+(?: [A-Z]\w+)+"
+_PART = r"[A-Z](?:['’][A-Z])?\w+(?:-[A-Z]\w+)*"
+NAME = rf"{_PART}(?: {_PART})+"
+VALUE = r"\w+(?:['’-]\w+)*(?: [A-Z]\w*(?:['’-]\w+)*)*"
+"""A word, or several of which all but the first begin with a capital letter: "flute", "Stoke-on-Trent", "New York"."""
 KNOWN, UNKNOWN, UNSURE = "known", "unknown", "unsure"
 
 Draw = Callable[[Sequence[str]], list[list[str]]]
@@ -39,24 +42,24 @@ def mine(documents: Iterable[str], attributes: Sequence[Attribute], *, name_patt
 
     Args:
         documents: Their texts. A paragraph counts as a mention of every name in it.
-        attributes: Statements with `{n}`, a name, and `{v}`, a word.
+        attributes: Statements with `{n}`, a name, and `{v}`, a `VALUE`. Where several say something of a name in the same
+            paragraph, the one with the most words of its own is believed: "lives in the town of {v}" before "lives in {v}".
         name_pattern: Regular expression of a name.
     """
-    patterns = [(one, _pattern(statement, name_pattern)) for one in attributes for statement in one.statements]
+    statements = sorted(((one, text) for one in attributes for text in one.statements), key=lambda pair: len(pair[1]))
+    patterns = [(one.name, _pattern(statement, name_pattern)) for one, statement in statements]
     name = re.compile(name_pattern)
     told: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     mentions: Counter[str] = Counter()
     for document in documents:
         for paragraph in document.splitlines():
             found = {
-                (match["n"], attribute.name, match["v"])
-                for attribute, pattern in patterns
-                for match in pattern.finditer(paragraph)
+                (match["n"], kind): match["v"] for kind, pattern in patterns for match in pattern.finditer(paragraph)
             }
-            for subject, kind, value in found:
-                told[subject, kind][value] += 1
+            for subject, value in found.items():
+                told[subject][value] += 1
             if found:
-                mentions.update(set(name.findall(paragraph)))
+                mentions.update({match[0] for match in name.finditer(paragraph)})
     by_name = {one.name: one for one in attributes}
     return [
         Fact(subject, by_name[kind], values.most_common(1)[0][0], mentions[subject])
@@ -193,7 +196,7 @@ def _pattern(statement: str, name_pattern: str) -> re.Pattern[str]:
             found += f"(?P={key})"
         elif key:
             seen.add(key)
-            found += f"(?P<n>{name_pattern})" if key == "n" else r"(?P<v>\w+)"
+            found += f"(?P<n>{name_pattern})" if key == "n" else f"(?P<v>{VALUE})"
         else:
             found += re.escape(piece)
     return re.compile(rf"(?<!\w){found}(?!\w)")

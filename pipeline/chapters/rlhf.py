@@ -44,9 +44,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "A hidden judge of manners prefers one of two answers; reward models learn its taste from pairs, and policies learn "
         f"from the reward models or from the pairs. Share of held-out questions on which the judge likes the trained model's "
         f"answer more than that of the model before: {wins}.",
-        "The poor reward model saw few pairs, a quarter of them with the wrong answer as the better one, and nothing holds "
-        "the policy near its start. At the end of that run the reward that it is trained on had changed by {proxy_gain}, "
-        "the judge's score by {judge_gain}: "
+        "The poor reward model learned from pairs that are few or often wrong, and nothing holds the policy near its "
+        "start. At the end of that run the reward that it is trained on had changed by {proxy_gain}, the judge's score by "
+        "{judge_gain}: "
         + say(
             figures["judge_gain"],
             "at this length of run the judge still gained from it.",

@@ -121,7 +121,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     ahead, facts = figures["hard_reasoning_minus_chat"], figures["facts_reasoning_minus_chat"]
     cheap, good = figures["auto_tokens_of_on"], figures["auto_accuracy_of_on"]
     text = [
-        "Easy problems are single steps, all of which were practised, hard ones of several steps, none of which was. On "
+        "Easy problems take few steps and were practised, hard ones take more and none of them was. On "
         "hard problems the reasoning model reaches {hard_reasoning}, the chat model {hard_chat}, the base model "
         "with examples {hard_base}; always the most frequent answer {majority_baseline}. "
         + ("Hard problems are for the model that thinks. " if ahead["low"] > 0 else "Thinking is not ahead here. ")
@@ -133,7 +133,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             else "Here they differ, by {facts_reasoning_minus_chat}."
         )
         + " An answer takes {tokens_reasoning} tokens of the reasoning model on average, {tokens_chat} of the chat model.",
-        "One model with three modes, whose rows showed it to think about more than a single step where the choice was left to "
+        "One model with three modes, whose rows showed it to think about hard problems only where the choice was left to "
         "it. On problems alone, {easy_per_hard} easy for each hard one: told never to think {sums_off}, always {sums_on}, left "
         "to choose {sums_auto}. It then thinks about {thinks_easy} of the easy and {thinks_hard} of the hard ones, keeps "
         "{auto_accuracy_of_on} of the accuracy of always thinking, and spends {auto_tokens_of_on} of its tokens"

@@ -143,8 +143,9 @@ def examine_folder(
     if until is not None:
         chosen = needed_for(links, until)
         if not chosen:
-            there = ", ".join(one.source.path.stem for one in links)
-            complaints.append(Complaint(COMMAND_LINE, f"found {until!r}, expected one of {there}", "until"))
+            there = [one.source.path.stem for one in links]
+            text = f"expected a stage or one of {', '.join(there)}; found {until!r}{nearest(until, there)}"
+            complaints.append(Complaint(COMMAND_LINE, text, "until"))
         links = chosen
     recipes: list[Recipe] = []
     produced: dict[Path, str] = {}
