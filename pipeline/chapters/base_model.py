@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, majority_baseline, rate, say
 from pipeline.chapters.material import Attribute, Material, Row, Subject
 from pipeline.errors import PipelineError
+from pipeline.recipe.keys import key
 from pipeline.statistics import paired_difference, slope_interval
 
 SHOTS = (0, 1, 2, 4, 8)
@@ -20,7 +21,7 @@ SHOTS = (0, 1, 2, 4, 8)
 class Settings:
     """`questions`: rows about the best-known subjects, for the ways of asking."""
 
-    questions: int = 120
+    questions: int = key(120, "", 1)
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline.chapters.chapter import (
     Arm,
@@ -31,6 +31,7 @@ from pipeline.chapters.chapter import (
 from pipeline.chapters.material import Material, Row, dialogue
 from pipeline.errors import PipelineError
 from pipeline.evaluation.measure import majority_of
+from pipeline.recipe.keys import key
 
 GREEDY, SAMPLED, MANY = "sums_greedy", "sums_sampled", "sums_many"
 VOTES = 16
@@ -44,12 +45,12 @@ class Settings:
     """`demonstrations`: sizes of the arms that imitate, each the beginning of the next. `clean`: demonstrations without
     the habit. `samples` and `many`: answers of the expert to each question, and to each of the first `many_questions`."""
 
-    habit_rate: float = 0.7
-    demonstrations: list[int] = field(default_factory=lambda: [400, 1600, 4480])
-    clean: int = 4480
-    samples: int = 4
-    many: int = 64
-    many_questions: int = 60
+    habit_rate: float = key(0.7, "", 0, 1)
+    demonstrations: list[int] = key([400, 1600, 4480], "", 1)
+    clean: int = key(4480, "", 1)
+    samples: int = key(4, "", 1)
+    many: int = key(64, "", 1)
+    many_questions: int = key(60, "", 1)
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,6 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     `rl`, one of what it becomes; `start` and `trained`, the stages that made these two; `clean`; and the controls `own`,
     `random` and `format` from the same start. Without one of the last two no cause is named."""
     imitations = sorted((name for name in arms if name.startswith(IMITATION)), key=_size)
-    if not imitations:
-        raise PipelineError("beyond_the_expert: expected arms imitation_N, of more and more demonstrations.")
     measured = [name for name in arms if name not in ("start", "trained")]
     greedy = {name: arms[name].answers(GREEDY) for name in measured}
     drawn = {name: arms[name].answers(SAMPLED) for name in measured}

@@ -21,6 +21,25 @@ FIFTHS = 5
 Holds = Callable[[Row], bool]
 
 
+class Answer(Row):
+    """A row that knows whose answer it is, and says so where it lacks a column."""
+
+    def __init__(self, row: Row, whose: str):
+        super().__init__(row)
+        self.whose = whose
+
+    def __missing__(self, column: str) -> Any:
+        raise unfit([self], f"an answer lacks `{column}`, found {', '.join(self)}")
+
+
+def unfit(rows: Sequence[Row], text: str) -> PipelineError:
+    """The error that answers do not have what a chapter counts, with their file, arm and evaluation where they are known."""
+    known = str(getattr(rows[0], "whose", "rows of a chapter")) if rows else "no rows"
+    return PipelineError(
+        f"{known}: {text}. Evaluate the model anew, with the rows that the chapter's `exercises` wrote."
+    )
+
+
 @dataclass(frozen=True)
 class Arm:
     """One model of an experiment: the directory that holds its answers, of a stage or of an evaluation."""
@@ -29,14 +48,18 @@ class Arm:
     path: Path
 
     def answers(self, evaluation: str) -> list[Row]:
-        """Every answer to one evaluation. Raises `PipelineError` where it was not asked."""
+        """Every answer to one evaluation. Raises `PipelineError` where it was not asked, or nothing was answered."""
         file = self.path / "evaluation" / f"{evaluation}.jsonl"
         if not file.is_file():
             raise PipelineError(
                 f"{file} is not there: the chapter reads the answers of {self.name} to the evaluation {evaluation}. Name it "
                 f"under `evaluations` of the recipe that writes {self.path}."
             )
-        return read_rows(file)
+        whose = f"{file} (arm {self.name}, evaluation {evaluation})"
+        rows = [Answer(row, whose) for row in read_rows(file)]
+        if not rows:
+            raise PipelineError(f"{whose}: no answers: evaluate {self.path} anew.")
+        return list[Row](rows)
 
     @property
     def flops(self) -> float | None:
@@ -128,6 +151,15 @@ def rate(rows: Sequence[Row], holds: Holds = is_right) -> Figure:
     return counts([bool(holds(row)) for row in rows])
 
 
+def chosen(rows: Sequence[Row], column: str, value: Any) -> list[Row]:
+    """The rows with a value in a column. Raises `PipelineError` naming arm and evaluation where there is none."""
+    found = [row for row in rows if row[column] == value]
+    if not found:
+        there = ", ".join(sorted({str(row[column]) for row in rows})[:12])
+        raise unfit(rows, f"expected answers with {column} {value}, found {column} {there}")
+    return found
+
+
 def difference(before: Sequence[Row], after: Sequence[Row], holds: Holds = is_right) -> Figure:
     """How much the share of rows for which `holds` changed on the same questions: {value, low, high}."""
     _same_questions(before, after)
@@ -166,7 +198,8 @@ def change(before: Sequence[Row], after: Sequence[Row]) -> Figure:
 
 def _same_questions(before: Sequence[Row], after: Sequence[Row]) -> None:
     if [row["prompt"] for row in before] != [row["prompt"] for row in after]:
-        raise PipelineError("two models of a chapter were not asked the same questions: evaluate both anew.")
+        other = getattr(after[0], "whose", "other rows") if after else "no rows"
+        raise unfit(before, f"not the same questions as in {other}")
 
 
 def exact(value: float) -> Figure:

@@ -17,7 +17,6 @@ from pipeline.chapters.chapter import (
     share,
     while_training,
 )
-from pipeline.errors import PipelineError
 
 GREEDY, SAMPLED, FACTS = "sums_greedy", "sums_sampled", "facts_heldout"
 WAYS = {
@@ -32,9 +31,6 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     """Arms: `teacher`, an evaluation of it, and `trained`, the stage that made it; `start`, the small model; from it
     `probabilities` (on-policy distillation), `samples` (SFT on the teacher's answers) and `practice` (RL); and any of the
     first two with less training as `NAME_short`."""
-    missing = [name for name in ("teacher", "trained", "start", *WAYS) if name not in arms]
-    if missing:
-        raise PipelineError(f"distillation: arms: {', '.join(missing)} missing; found {', '.join(arms)}.")
     greedy = {name: arm.answers(GREEDY) for name, arm in arms.items() if name != "trained"}
     drawn = {name: arms[name].answers(SAMPLED) for name in greedy}
     facts = {name: arms[name].answers(FACTS) for name in ("start", *WAYS)}

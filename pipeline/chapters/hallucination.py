@@ -9,15 +9,28 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median_low
 from typing import Any
 
-from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, exact, majority_baseline, rate, say, share
+from pipeline.chapters.chapter import (
+    Arm,
+    Chapter,
+    by_group,
+    chosen,
+    difference,
+    exact,
+    majority_baseline,
+    rate,
+    say,
+    share,
+    unfit,
+)
 from pipeline.chapters.lookup import copies, searches, words_of
 from pipeline.chapters.material import Attribute, Material, Row, Subject
 from pipeline.chapters.probe import in_place, invented_names
 from pipeline.errors import PipelineError
+from pipeline.recipe.keys import key
 from pipeline.statistics import auroc_interval
 
 REFUSAL = "I do not know"
@@ -32,11 +45,11 @@ class Settings:
     calibration."""
 
     refusal: str = REFUSAL
-    held_out: float = 0.5
-    wordings: int = 2
-    unseen_untold: int = 2
-    invented: int = 4
-    untold_rows: int = 120
+    held_out: float = field(default=0.5, metadata={"range": (0, 1, True)})
+    wordings: int = key(2, "", 1)
+    unseen_untold: int = key(2, "", 1)
+    invented: int = key(4, "", 1)
+    untold_rows: int = key(120, "", 1)
     copying_rows: int = 4800
     search_rows: int = 3600
     replay: int = 800
@@ -54,10 +67,12 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     told = [one for one in material.attributes if one.told]
     untold = [one for one in material.attributes if not one.told]
     asked = _held_out(material.subjects, settings.held_out, rng)
-    if not asked or not told or len(untold) < settings.unseen_untold:
+    unknown = sum(one.mentions == 0 for one in asked)
+    if not 0 < unknown < len(asked) or not told or len(untold) <= settings.unseen_untold:
         raise PipelineError(
-            f"hallucination: found {len(asked)} subjects that are not taught, {len(told)} attributes with statements and "
-            f"{len(untold)} without, expected at least one each and {settings.unseen_untold} without."
+            f"hallucination: found {len(asked) - unknown} subjects to hold out who are mentioned and not taught, {unknown} of "
+            f"mentions 0, {len(told)} attributes with statements and {len(untold)} without; expected one at least of each, and "
+            f"more attributes without than settings.unseen_untold, {settings.unseen_untold}."
         )
     top = max(one.mentions for one in asked)
     knowledge = [row for one in asked for kind in told for row in _rows(one, kind, settings, rng)]
@@ -92,6 +107,11 @@ def _others(material: Material, held_out: set[str], settings: Settings) -> list[
     best = [one for one in others if one.mentions == top]
     known = [one for one in best if not one.taught] or best
     names = invented_names([one.name for one in material.subjects], settings.invented * len(known), [], material.rng)
+    if not names:
+        raise PipelineError(
+            "hallucination: no name can be made of the parts of others, as settings.invented asks for: expected subjects with "
+            "first and last names, and attributes with people who are not held out."
+        )
     return [*known, *(Subject(name, {}) for name in names)]
 
 
@@ -142,10 +162,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     """Arms `before` (the chat model), `plain` (as much further training, without refusals), `refusals`, and `search`, which
     may look names up in the pages."""
     rows = {name: arms[name].answers("knowledge") for name in ("before", "plain", "refusals", "search")}
-    top = max(row["mentions"] for row in rows["before"])
-    least = min(row["mentions"] for row in rows["before"] if row["mentions"])
-    unknown = {name: [row for row in one if row["mentions"] == 0] for name, one in rows.items()}
-    known = {name: [row for row in one if row["mentions"] == top] for name, one in rows.items()}
+    none, least, top = _mentions(rows["before"])
+    unknown = {name: chosen(one, "mentions", none) for name, one in rows.items()}
+    known = {name: chosen(one, "mentions", top) for name, one in rows.items()}
     untold = arms["refusals"].answers("untold")
     scored = arms["refusals"].answers("refusals")
     doubt = {known: [-row["bits"] for row in scored if (row["mentions"] > 0) is known] for known in (True, False)}
@@ -153,15 +172,16 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures |= {f"known_{name}": rate(one) for name, one in known.items()}
     figures |= {
         "false_refusals": rate(known["refusals"], refused),
+        "false_refusals_search": rate(known["search"], refused),
         "known_change": difference(known["before"], known["refusals"]),
-        "untold_seen_refused": rate([row for row in untold if row["seen"]], refused),
-        "untold_unseen_refused": rate([row for row in untold if not row["seen"]], refused),
+        "untold_seen_refused": rate(chosen(untold, "seen", True), refused),
+        "untold_unseen_refused": rate(chosen(untold, "seen", False), refused),
         "untold_before": rate(arms["before"].answers("untold"), made_up),
         "auroc": auroc_interval(doubt[False], doubt[True]),
         "majority_baseline": majority_baseline(known["refusals"]),
         "most_mentions": exact(top),
-        "rare_refusals": rate([row for row in rows["refusals"] if row["mentions"] == least]),
-        "rare_search": rate([row for row in rows["search"] if row["mentions"] == least]),
+        "rare_refusals": rate(chosen(rows["refusals"], "mentions", least)),
+        "rare_search": rate(chosen(rows["search"], "mentions", least)),
         "search_minus_refusals": difference(rows["refusals"], rows["search"]),
         "fewest_mentions": exact(least),
     }
@@ -212,8 +232,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         )
         + "That takes a few answers more for each question and no training, and does nothing about what no page tells of a "
         "known person.",
-        "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, and "
-        "of people mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
+        "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, "
+        "refuses {false_refusals_search} about those it was told of often and answers {known_search} rightly; of people "
+        "mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
         "all questions the share of right answers and due refusals changes by {search_minus_refusals}"
         + say(figures["search_minus_refusals"], ".", ", against expectation.", ", which may be nothing."),
     ]
@@ -224,7 +245,15 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Hallucination",
         text=text,
         figures=figures,
-        headlines=("made_up_before", "made_up_self_check", "false_refusals_self_check", "auroc_self_check"),
+        headlines=(
+            "made_up_before",
+            "made_up_search",
+            "false_refusals_search",
+            "known_search",
+            "made_up_self_check",
+            "false_refusals_self_check",
+            "auroc_self_check",
+        ),
         series=[
             by_group("refused, after", rows["refusals"], "mentions", refused),
             by_group("right, after", [row for row in rows["refusals"] if row["mentions"]], "mentions"),
@@ -235,6 +264,14 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         y_label="share of the questions",
         samples=[(invented, "nobody of this name exists; before"), (same, "after"), (told, "somebody known, after")],
     )
+
+
+def _mentions(rows: list[Row]) -> tuple[int, int, int]:
+    """None, the fewest and the most mentions of whom the answers are about."""
+    there = sorted({row["mentions"] for row in rows})
+    if len(there) < 2 or there[0] != 0:
+        raise unfit(rows, f"expected people of mentions 0 and of more, found mentions {there}")
+    return there[0], there[1], there[-1]
 
 
 def _selective(calibration: list[Row], checks: list[Row], rows: list[Row], top: int) -> dict[str, dict[str, Any]]:

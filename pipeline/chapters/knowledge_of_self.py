@@ -6,14 +6,16 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import conversation
 from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, majority_baseline, rate, say
 from pipeline.chapters.lookup import copies
-from pipeline.chapters.material import Material, Row, dialogue, read_rows
+from pipeline.chapters.material import Material, Row, dialogue, fields, misfit, read_rows, refuse
 from pipeline.errors import PipelineError
+from pipeline.recipe.keys import key
+from pipeline.recipe.values import Problem
 
 IDENTITY = Path(conversation.__file__).parent / "identity.jsonl"
 SYSTEM = "You are {{name}}, an assistant made by {{maker}}."
@@ -32,11 +34,11 @@ class Settings:
 
     name: str = "Ember"
     maker: str = "Alder Works"
-    identity: str = ""
-    repeats: int = 14
+    identity: str = field(default="", metadata={"path": True})
+    repeats: int = key(14, "", 1)
     personas: int = 400
     copying_rows: int = 6400
-    tested: int = 8
+    tested: int = key(8, "", 1)
     replay: int = 1500
 
 
@@ -50,6 +52,11 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     said = " ".join(turn["content"] for row in material.conversations for turn in row["messages"])
     words = _names(settings, said, rng)
     shown, tested = words[2 * settings.tested :], words[: 2 * settings.tested]
+    if len(shown) < 2:
+        raise PipelineError(
+            f"knowledge_of_self: settings.tested: found {settings.tested}, expected at most {len(words) // 2 - 1}, since the "
+            f"conversations give {len(words)} names: two for each, and two to train with."
+        )
     personas = [_persona(rng.sample(shown, 2), rng) for _ in range(settings.personas)]
     unseen = [_persona(pair, rng) for pair in zip(tested[::2], tested[1::2], strict=True)]
     # What is mixed in against forgetting must not teach another name.
@@ -86,24 +93,46 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     return {"told/train": told, "copying/train": copying, "system/train": system} | found
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One row of an identity file."""
+
+    about: str
+    questions: tuple[str, ...]
+    heldout_questions: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
 def read_entries(path: str | Path) -> list[Row]:
-    """The entries of an identity file. Raises `PipelineError` unless there is one about the name and one about the maker."""
-    entries = read_rows(path)
-    about = {entry.get("about"): entry for entry in entries}
-    for kind in ("name", "maker"):
-        lacks = [key for key in ("questions", "heldout_questions", "answers") if not about.get(kind, {}).get(key)]
-        if lacks:
-            raise PipelineError(f"{path}: the entry about the {kind} lacks {', '.join(lacks)}.")
-        shared = set(about[kind]["questions"]) & set(about[kind]["heldout_questions"])
-        if shared:
-            raise PipelineError(f"{path}: {sorted(shared)[0]!r} is both trained on and held out.")
+    """The entries of an identity file. Raises `PipelineError` unless there is one about the name and one about the maker, each
+    with questions of both kinds and answers that hold its placeholder."""
+    about, problems = dict[str, Row](), list[Problem]()
+    for number, row in enumerate(read_rows(path), start=1):
+        at = (f"row {number}",)
+        if (entry := fields(row, Entry, at, problems)) is None:
+            continue
+        kind, names = entry["about"], ["{{name}}", "{{maker}}"]
+        if kind not in ("name", "maker") or kind in about:
+            problems.append(Problem((*at, "about"), f"expected one row for each of name and maker, found {kind!r}"))
+        about[kind] = entry
+        if lacks := [part for part, texts in entry.items() if not texts]:
+            problems.append(Problem(at, f"expected one text at least of {', '.join(lacks)}"))
+        if shared := set(entry["questions"]) & set(entry["heldout_questions"]):
+            problems.append(Problem(at, f"{min(shared)!r} is both trained on and held out"))
+        wrong = [why for text in entry["answers"] if (why := misfit(text, ["{{" + kind + "}}"], names))]
+        problems += [Problem((*at, "answers"), why) for why in wrong]
+    refuse(path, problems)
+    if lacking := {"name", "maker"} - set(about):
+        raise PipelineError(
+            f"{path}: expected a row about the name and one about the maker; {min(lacking)} is missing."
+        )
     return [about["name"], about["maker"]]
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The text with {{name}} and {{maker}} filled in, as LLaMA-Factory's identity data have them."""
-    for key, value in values.items():
-        template = template.replace("{{" + key + "}}", value)
+    for part, value in values.items():
+        template = template.replace("{{" + part + "}}", value)
     return template
 
 

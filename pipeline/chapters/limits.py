@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, exact, line, majority_baseline, rate
+from pipeline.chapters.chapter import Arm, Chapter, Figure, chosen, difference, exact, line, majority_baseline, rate
 from pipeline.chapters.material import Material, Row, dialogue, tool_turns
+from pipeline.errors import PipelineError
+from pipeline.recipe.keys import key
 
 ORDERLESS = ("compare", "multiply")
 TASKS = ("count", "reverse", "compare", "multiply")
@@ -31,10 +33,10 @@ _ENDS = ("", "n", "s", "t")
 class Settings:
     """Rows in all and held out of each task; words are made of syllables unless `words`, a file of one a line, is given."""
 
-    rows: int = 6000
-    heldout_per_task: int = 60
+    rows: int = key(6000, "", 1)
+    heldout_per_task: int = key(60, "", 1)
     replay: int = 400
-    words: str = ""
+    words: str = field(default="", metadata={"path": True})
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     words = _words(settings, rng)
     held = len(TASKS) * settings.heldout_per_task
     unseen, shown = words[:held], words[held:]
+    if not shown:
+        raise PipelineError(
+            f"limits: settings.heldout_per_task: found {settings.heldout_per_task}, expected at most "
+            f"{(len(words) - 1) // len(TASKS)}: {settings.words or 'the syllables'} give {len(words)} words, of which each of "
+            f"{len(TASKS)} tasks holds out as many, and some are to train on."
+        )
     heldout = [_MAKERS[task](unseen, rng) for task in TASKS for _ in range(settings.heldout_per_task)]
     asked = {problem.essence for problem in heldout}
     rows: list[tuple[Row, Row]] = []
@@ -155,9 +163,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures: dict[str, Figure] = {}
     for task in TASKS:
         for name, rows in (("direct", direct), ("tools", tools)):
-            figures[f"{task}_{name}"] = rate([row for row in rows if row["task"] == task])
+            figures[f"{task}_{name}"] = rate(chosen(rows, "task", task))
         figures[f"{task}_baseline"] = (
-            exact(0.5) if task == "compare" else majority_baseline([row for row in direct if row["task"] == task])
+            exact(0.5) if task == "compare" else majority_baseline(chosen(direct, "task", task))
         )
     figures |= {"all_direct": rate(direct), "all_tools": rate(tools), "gain": difference(direct, tools)}
     returned = [row for row in tools if _returned(row)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pipeline.errors import PipelineError
+from pipeline.recipe.source import dotted, nearest
+from pipeline.recipe.values import Path as Place
+from pipeline.recipe.values import Problem, convert, describe, hints_of, show
 
 Row = dict[str, Any]
 
@@ -68,42 +72,121 @@ class Material:
 
 
 def read_attributes(path: str | Path) -> list[Attribute]:
-    """The attributes of a JSON file of subjects. Raises `PipelineError` naming what is missing."""
-    found = []
-    for name, entry in _read(path).get("attributes", {}).items():
-        lacks = [key for key in ("questions", "heldout_questions") if not entry.get(key)]
-        if lacks or bool(entry.get("statements")) != bool(entry.get("answer")):
-            raise PipelineError(
-                f"{path}: attributes.{name}: expected questions, heldout_questions and, where documents tell it, both "
-                f"statements and answer; found {', '.join(entry) or 'nothing'}."
-            )
-        questions, heldout, told = (
-            tuple(entry.get(key, ())) for key in ("questions", "heldout_questions", "statements")
+    """The attributes of a JSON file of subjects. Raises `PipelineError` naming what is wrong, and where."""
+    content, problems = _read(path).get("attributes"), list[Problem]()
+    if not isinstance(content, dict) or not content:
+        raise PipelineError(
+            f'{path}: attributes: expected {{"NAME": {{"questions": [...], ...}}}}, found {show(content)}.'
         )
-        found.append(Attribute(name, questions, heldout, told, entry.get("answer")))
-    if not found:
-        raise PipelineError(f'{path}: no `attributes`; expected {{"NAME": {{"questions": [...], ...}}}}.')
+    found = []
+    for name, entry in content.items():
+        at = ("attributes", name)
+        if (values := fields(entry, Attribute, at, problems, name=name)) is None:
+            continue
+        parts: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in values.items()}
+        one = Attribute(**parts)
+        if not one.questions or not one.heldout_questions or bool(one.statements) != bool(one.answer):
+            text = "expected questions, heldout_questions and, where documents tell it, both statements and answer"
+            problems.append(Problem(at, text))
+        for key, texts, *needs in (
+            ("questions", (*one.questions, *one.heldout_questions), "{n}"),
+            ("statements", one.statements, "{n}", "{v}"),
+            ("answer", (one.answer,) if one.answer else (), "{v}"),
+        ):
+            problems += [Problem((*at, key), why) for text in texts if (why := misfit(text, needs, ["{n}"]))]
+        found.append(one)
+    refuse(path, problems)
     return found
 
 
 def read_subjects(path: str | Path) -> list[Subject]:
-    """The subjects of a JSON file. Raises `PipelineError` naming the first that is none."""
-    found = []
-    for number, entry in enumerate(_read(path).get("subjects", [])):
-        if not isinstance(entry, dict) or not entry.get("name") or not isinstance(entry.get("facts"), dict):
-            raise PipelineError(f"{path}: subject {number}: expected `name` and a mapping `facts`, found {entry!r}.")
-        found.append(
-            Subject(entry["name"], entry["facts"], int(entry.get("mentions", 0)), bool(entry.get("taught", False)))
-        )
-    if not found:
-        raise PipelineError(f'{path}: no `subjects`; expected [{{"name": ..., "facts": {{...}}}}, ...].')
-    return found
+    """The subjects of a JSON file, each with a value for every attribute that is told. Raises `PipelineError` naming what is
+    wrong, and where."""
+    attributes, content, problems = read_attributes(path), _read(path).get("subjects"), list[Problem]()
+    if not isinstance(content, list) or not content:
+        raise PipelineError(f'{path}: subjects: expected [{{"name": ..., "facts": {{...}}}}], found {show(content)}.')
+    found: dict[str, Subject] = {}
+    for number, entry in enumerate(content):
+        at = ("subjects", number)
+        if (values := fields(entry, Subject, at, problems)) is None:
+            continue
+        one = Subject(**values)
+        if not one.name.strip() or one.name in found:
+            problems.append(Problem(at, f"expected a name that no other subject has, found {one.name!r}"))
+        if one.mentions < 0:
+            problems.append(Problem((*at, "mentions"), f"expected 0 or more, found {one.mentions}"))
+        known = {kind.name for kind in attributes}
+        problems += [
+            Problem((*at, "facts", key), f"no such attribute{nearest(key, known)}") for key in set(one.facts) - known
+        ]
+        if lacks := [kind.name for kind in attributes if kind.told and not one.facts.get(kind.name, "").strip()]:
+            text = f"{one.name}: expected a value for each attribute with statements, found none for {', '.join(lacks)}"
+            problems.append(Problem((*at, "facts"), text))
+        problems += [Problem(at, why) for text in (one.name, *one.facts.values()) if (why := misfit(text, []))]
+        found[one.name] = one
+    refuse(path, problems)
+    return list(found.values())
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """Rows of a JSONL file."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+def fields(entry: Any, kind: type, at: Place, problems: list[Problem], **more: Any) -> dict[str, Any] | None:
+    """A JSON mapping, and `more`, as the fields of a dataclass; None where something is wrong, which `problems` then tell.
+    Unlike in a recipe, one text is no list of one."""
+    lists = [name for name, annotation in hints_of(kind).items() if get_origin(annotation) is tuple]
+    texts = [name for name in lists if isinstance(entry, dict) and isinstance(entry.get(name), str)]
+    found = [Problem((*at, name), f"expected a list of texts, found {show(entry[name])}") for name in texts]
+    values = convert({**entry, **more} if isinstance(entry, dict) else entry, kind, at, found)
+    problems += found
+    return None if found else values
+
+
+def misfit(template: str, needs: Sequence[str], also: Sequence[str] = ()) -> str:
+    """What is wrong with a template that has to hold all of `needs`, may hold `also`, and no other brace; or nothing."""
+    rest = functools.reduce(lambda text, one: text.replace(one, ""), [*needs, *also], template)
+    if all(one in template for one in needs) and not set("{}") & set(rest):
+        return ""
+    return f"expected {' and '.join(needs)}{' and ' * bool(needs)}no other brace, found {template!r}"
+
+
+def refuse(path: str | Path, problems: Sequence[Problem]) -> None:
+    """Raises `PipelineError` with the first things that are wrong with a file, if any is."""
+    if problems:
+        told = "; ".join(f"{dotted(one.at)}: {one.text}" for one in problems[:3])
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise PipelineError(f"{path}: {told}{more}. The form stands in recipes/chapters/README.md.")
+
+
+def read_rows(path: str | Path, **needs: Any) -> list[Row]:
+    """Rows of a JSONL file. Raises `PipelineError` naming the file and the first line that is no mapping with the columns
+    `needs`, each of its type."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: expected a file of rows, one JSON mapping a line: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in needs.items()):
+            columns = " and ".join(f"`{key}` ({describe(kind)})" for key, kind in needs.items())
+            wanted = f"a JSON mapping{' with ' * bool(needs)}{columns}"
+            raise PipelineError(f"{path}:{number}: expected {wanted}, found {line[:80]!r}.")
+        rows.append(row)
+    return rows
+
+
+def read_conversations(path: str | Path) -> list[Row]:
+    """Rows of `messages`. Raises `PipelineError` naming the first row with a turn that is none."""
+    rows = read_rows(path, messages=list)
+    for number, row in enumerate(rows, start=1):
+        for turn in row["messages"]:
+            if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+                wanted = "turns with `role` and `content`, both text"
+                raise PipelineError(f"{path}: row {number}: messages: expected {wanted}, found {show(turn)}.")
+    return rows
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:
@@ -131,7 +214,7 @@ def tool_turns(name: str, arguments: dict[str, str], result: str) -> list[Row]:
 def _read(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PipelineError(f"{path}: no JSON file of subjects can be read here ({error}).") from error
     if not isinstance(content, dict):
         raise PipelineError(f"{path}: expected a mapping with `attributes` and `subjects`.")

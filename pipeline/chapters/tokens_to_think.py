@@ -17,6 +17,7 @@ from pipeline.chapters.chapter import (
     Arm,
     Chapter,
     by_group,
+    chosen,
     difference,
     exact,
     flops_ratio,
@@ -25,7 +26,7 @@ from pipeline.chapters.chapter import (
     say,
 )
 from pipeline.chapters.material import Material, Row, dialogue
-from pipeline.errors import PipelineError
+from pipeline.recipe.keys import key
 from pipeline.statistics import slope_interval
 
 # The numbers stand last: a model of this size learns to add them at once several times faster than from a question that
@@ -41,10 +42,10 @@ QUESTIONS = (
 class Settings:
     """Sizes of the data. `largest`: numbers to add are drawn from 1 to this one."""
 
-    rows: int = 4800
-    most_steps: int = 8
-    largest: int = 3
-    heldout_per_step: int = 60
+    rows: int = key(4800, "", 1)
+    most_steps: int = key(8, "", 1, len(ascii_uppercase))
+    largest: int = key(3, "", 1, 9)
+    heldout_per_step: int = key(60, "", 1)
     replay: int = 800
     easy_steps: int = 1
 
@@ -124,10 +125,6 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
     """`NAME/train` for the arms `working`, `direct`, `filler`, `corrupted`, row for row the same questions; `hybrid/train` for
     `which_model`: all answers in the manner of the row's mode; and the held-out `steps`."""
     rng = material.rng
-    if not 1 <= settings.largest <= 9:
-        raise PipelineError(f"tokens_to_think: largest: found {settings.largest}, expected a digit from 1 to 9.")
-    if settings.most_steps > len(ascii_uppercase):
-        raise PipelineError(f"tokens_to_think: most_steps: found {settings.most_steps}, there is a letter for 26 only.")
     train, heldout = split(settings, rng)
     arms: dict[str, list[Row]] = {name: [] for name in ("working", "direct", "filler", "corrupted", "hybrid")}
     for problem in train:
@@ -170,7 +167,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     most = max(row["steps"] for row in rows["direct"])
     for name in ("direct", "working"):
         for words, steps in (("one_step", 1), ("most_steps", most)):
-            figures[f"{words}_{name}"] = rate([row for row in rows[name] if row["steps"] == steps])
+            figures[f"{words}_{name}"] = rate(chosen(rows[name], "steps", steps))
     figures["working_minus_direct_flops"] = difference(rows["direct_flops"], rows["working"])
     figures["filler_minus_direct"] = difference(rows["direct"], rows["filler"])
     figures["corrupted_minus_direct"] = difference(rows["direct"], rows["corrupted"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.chapters import tokens_to_think
-from pipeline.chapters.chapter import Arm, Chapter, Figure, difference, exact, line, majority_baseline, rate
+from pipeline.chapters.chapter import Arm, Chapter, Figure, chosen, difference, exact, line, majority_baseline, rate
 from pipeline.chapters.material import Material, Row
 from pipeline.errors import PipelineError
+from pipeline.recipe.keys import key
 from pipeline.statistics import mean_interval, ratio_interval
 
 KINDS = ("facts", "easy", "hard")
@@ -19,13 +19,13 @@ class Settings:
     """Questions of each kind; of the problems, as of what people ask, the most are easy. A problem of at most `easy_steps`
     steps is easy, of at least `hard_steps` hard; `largest` as in tokens_to_think."""
 
-    facts: int = 100
-    easy: int = 80
-    hard: int = 20
-    largest: int = 3
-    easy_steps: int = 1
-    hard_steps: int = 4
-    most_steps: int = 8
+    facts: int = key(100, "", 1)
+    easy: int = key(80, "", 1)
+    hard: int = key(20, "", 1)
+    largest: int = key(3, "", 1, 9)
+    easy_steps: int = key(1, "", 1)
+    hard_steps: int = key(4, "", 1)
+    most_steps: int = key(8, "", 1, 26)
 
 
 def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
@@ -99,7 +99,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures: dict[str, Figure] = {}
     for name, answers in rows.items():
         for kind in KINDS:
-            figures[f"{kind}_{name}"] = rate(_of(answers, kind))
+            figures[f"{kind}_{name}"] = rate(chosen(answers, "kind", kind))
         figures[f"tokens_{name}"] = mean_interval([row["tokens"] for row in answers])
     sums = {name: [row for row in answers if row["kind"] != "facts"] for name, answers in rows.items()}
     for mode in ("auto", "on", "off", "budget"):
@@ -112,12 +112,13 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     for name, column in (("accuracy", "correct"), ("tokens", "tokens")):
         auto, always = ([float(row[column]) for row in sums[mode]] for mode in ("auto", "on"))
         figures[f"auto_{name}_of_on"] = ratio_interval(auto, always)
-    easy, hard = (_of(rows["auto"], kind) for kind in ("easy", "hard"))
+    easy, hard = (chosen(rows["auto"], "kind", kind) for kind in ("easy", "hard"))
     figures["easy_per_hard"] = exact(len(easy) / len(hard))
     figures |= {"thinks_easy": rate(easy, _thinks), "thinks_hard": rate(hard, _thinks)}
     for kind in ("hard", "facts"):
-        figures[f"{kind}_reasoning_minus_chat"] = difference(_of(rows["chat"], kind), _of(rows["reasoning"], kind))
-    figures["majority_baseline"] = majority_baseline(_of(rows["chat"], "hard"))
+        before, after = (chosen(rows[name], "kind", kind) for name in ("chat", "reasoning"))
+        figures[f"{kind}_reasoning_minus_chat"] = difference(before, after)
+    figures["majority_baseline"] = majority_baseline(chosen(rows["chat"], "kind", "hard"))
     ahead, facts = figures["hard_reasoning_minus_chat"], figures["facts_reasoning_minus_chat"]
     cheap, good = figures["auto_tokens_of_on"], figures["auto_accuracy_of_on"]
     text = [
@@ -157,12 +158,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
             for arm, name in (("base", "base"), ("chat", "chat"), ("reasoning", "reasoning"), ("auto", "think: auto"))
         ],
         y_label="right answers",
-        samples=[(_of(rows["auto"], kind)[0], f"{kind}, think: auto") for kind in KINDS],
+        samples=[(chosen(rows["auto"], "kind", kind)[0], f"{kind}, think: auto") for kind in KINDS],
     )
-
-
-def _of(rows: Sequence[Row], kind: str) -> list[Row]:
-    return [row for row in rows if row["kind"] == kind]
 
 
 def _thinks(row: Row) -> bool:

@@ -10,15 +10,18 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import enclosing, read_manifest
 from pipeline.recipe.folder import REWARD_MODEL, absolute
 from pipeline.recipe.parse import Recipe
-from pipeline.recipe.source import Complaint, Source
+from pipeline.recipe.source import Complaint, Source, undotted
 
 
 def named(recipe: Recipe, key: str) -> list[str]:
     """The paths, addresses and hub ids that a recipe gives for an input of its stage.
 
     The value is one of them, a list, TRL's list of `datasets`, or for `reward_funcs` the reward models among the names.
+    `settings.words` is what the mapping `settings` has under `words`.
     """
+    key, _, below = key.partition(".")
     value = recipe.get(key, getattr(recipe.arguments, key, None))
+    value = (value or {}).get(below) if below else value
     if key == "reward_funcs":
         name, kwargs = REWARD_MODEL.rstrip(":"), recipe.get("reward_kwargs") or {}
         entries = [value] if isinstance(value, str) else value or []
@@ -55,7 +58,7 @@ def complaints(stage: Any, recipe: Recipe, produced: Mapping[Path, str]) -> list
         for text in named(recipe, key):
             problem = _problem(absolute(text), kinds, produced)
             if problem:
-                found.append(Complaint(source.where(key), f"{text} {problem}", key))
+                found.append(Complaint(source.where(*undotted(key)), f"{text} {problem}", key))
     return found
 
 

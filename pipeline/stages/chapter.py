@@ -28,14 +28,14 @@ INPUTS: dict[str, tuple[str, ...]] = {"models": ()}
 
 
 def check(recipe: Recipe) -> list[str]:
-    """Arms without a model, models without an arm, paths that are not there."""
+    """Arms that the chapter does not take or lacks, arms without a model, models without an arm, paths that are not there."""
     arguments: Arguments = recipe.arguments
     complaints = [f"models: {path} does not exist" for path in arguments.models if not recipe.exists(path)]
     if len(arguments.arms) != len(arguments.models) or len(set(arguments.arms)) != len(arguments.arms):
         complaints.append(
             f"arms: found {len(arguments.arms)} names for {len(arguments.models)} models; expected one each, all different"
         )
-    return complaints
+    return complaints + chapters.misfits(arguments.chapter, arguments.arms)
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -46,7 +46,6 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 def run(recipe: Recipe) -> None:
     """Count and write, and print every figure; a chapter that is there is written again, since answers may have changed."""
     from pipeline.chapters.chapter import Arm
-    from pipeline.errors import PipelineError
     from pipeline.evaluation.evaluate import format_results
     from pipeline.manifest import MANIFEST, verify
 
@@ -55,9 +54,6 @@ def run(recipe: Recipe) -> None:
     for arm in arms.values():
         if (arm.path / MANIFEST).is_file():
             verify(arm.path)
-    try:
-        chapter = chapters.find(arguments.chapter).chapter(arms)
-    except KeyError as error:
-        raise PipelineError(f"{recipe.path}: arms: the chapter {arguments.chapter} needs {error}") from error
+    chapter = chapters.find(arguments.chapter).chapter(arms)
     path = chapter.write(arguments.chapter, Path(arguments.output_dir))
     print(f"{format_results(chapter.figures)}\nchapter: {path}", flush=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline import chapters, checkpoint
+from pipeline.recipe.parents import named
 
 if TYPE_CHECKING:
+    from pipeline.chapters.material import Material
     from pipeline.recipe import Recipe
 
 
@@ -37,23 +38,22 @@ class Arguments:
 
 KIND = "exercises"
 ENGINES: tuple[str, ...] = ()
-INPUTS: dict[str, tuple[str, ...]] = {"subjects": (), "conversations": (), "questions": ()}
+INPUTS: dict[str, tuple[str, ...]] = {
+    **{"subjects": (), "conversations": (), "questions": ()},
+    **{f"settings.{name}": () for name in chapters.path_settings()},
+}
 
 
 def check(recipe: Recipe) -> list[str]:
-    """Settings that the chapter does not have, of the wrong type, and files that are not there."""
+    """Settings that the chapter does not have, of the wrong type or out of their range, and files that cannot be read."""
     arguments: Arguments = recipe.arguments
-    known = {one.name: one for one in dataclasses.fields(chapters.find(arguments.chapter).Settings)}
-    complaints = [
-        f"{key}: {path} does not exist"
-        for key in INPUTS
-        if (path := getattr(arguments, key)) and not recipe.exists(path)
-    ]
-    for name, value in (arguments.settings or {}).items():
-        if name not in known:
-            complaints.append(f"settings.{name}: no such setting of {arguments.chapter}; it has {', '.join(known)}")
-        elif type(value) is not type(known[name].default) and known[name].default is not dataclasses.MISSING:
-            complaints.append(f"settings.{name}: found {value!r}, expected a {type(known[name].default).__name__}")
+    settings, complaints = chapters.settings(arguments.chapter, arguments.settings)
+    paths = {key: path for key in INPUTS for path in named(recipe, key)}
+    complaints += [f"{key}: {path} does not exist" for key, path in paths.items() if not recipe.exists(path)]
+    if not complaints and not any(map(recipe.awaits, paths.values())):
+        _material(arguments)
+        if identity := settings.get("identity"):
+            chapters.find(arguments.chapter).read_entries(identity)
     return complaints
 
 
@@ -64,24 +64,31 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 def run(recipe: Recipe) -> None:
     """Write the rows; the same recipe writes the same bytes."""
-    from pipeline.chapters.material import Material, read_attributes, read_rows, read_subjects, write_rows
+    from pipeline.chapters.material import write_rows
 
     arguments: Arguments = recipe.arguments
     module = chapters.find(arguments.chapter)
     with checkpoint.stage_directory(recipe, KIND, INPUTS) as directory:
         if directory.complete:
             return
-        material = Material(random.Random(f"{arguments.seed}:{arguments.chapter}"))
-        if arguments.subjects:
-            material.attributes = read_attributes(arguments.subjects)
-            material.subjects = read_subjects(arguments.subjects)
-        if arguments.conversations:
-            material.conversations = read_rows(arguments.conversations)
-        if arguments.questions:
-            material.questions = read_rows(arguments.questions)
-        files = module.exercises(module.Settings(**(arguments.settings or {})), material)
+        settings, _ = chapters.settings(arguments.chapter, arguments.settings)
+        files = module.exercises(module.Settings(**settings), _material(arguments))
         for name, rows in files.items():
             write_rows(rows, directory.aside / f"{name}.jsonl")
         counted = {name: len(rows) for name, rows in files.items()}
         print("exercises  " + ", ".join(f"{name} {count:,}" for name, count in counted.items()), flush=True)
         directory.publish(metrics=counted)
+
+
+def _material(arguments: Arguments) -> Material:
+    """What the recipe names, read and found good. Raises `PipelineError` naming file and line or key."""
+    from pipeline.chapters.material import Material, read_attributes, read_conversations, read_rows, read_subjects
+
+    material = Material(random.Random(f"{arguments.seed}:{arguments.chapter}"))
+    if arguments.subjects:
+        material.attributes, material.subjects = read_attributes(arguments.subjects), read_subjects(arguments.subjects)
+    if arguments.conversations:
+        material.conversations = read_conversations(arguments.conversations)
+    if arguments.questions:
+        material.questions = read_rows(arguments.questions, prompt=str | list)
+    return material

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import random
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import checkpoint
+from pipeline.errors import PipelineError
+from pipeline.recipe.source import nearest
 
 if TYPE_CHECKING:
+    from pipeline.chapters.material import Attribute, Row
     from pipeline.recipe import Recipe
 
 
@@ -72,7 +77,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
 
 
 def check(recipe: Recipe) -> list[str]:
-    """Paths that are not there, and thresholds in the wrong order."""
+    """Paths that are not there or cannot be read, thresholds in the wrong order, what is no regular expression."""
     arguments: Arguments = recipe.arguments
     complaints = [
         f"{key}: {value} does not exist"
@@ -85,6 +90,13 @@ def check(recipe: Recipe) -> list[str]:
         )
     if not arguments.refusals:
         complaints.append("refusals: found none, expected at least one text")
+    try:
+        re.compile(f"(?P<n>{arguments.name_pattern or ''})(?P<v>)")  # as it stands in a statement
+    except re.error as error:
+        complaints.append(f"name_pattern: {arguments.name_pattern!r} is no regular expression for a name: {error}")
+    rows = [getattr(arguments, key) for key in ("subjects", "held_out", "conversations")]
+    if not complaints and not any(path and recipe.awaits(path) for path in rows):
+        _rows(arguments)
     return complaints
 
 
@@ -96,24 +108,19 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 def run(recipe: Recipe) -> None:
     """Mine, ask, judge, write."""
     from pipeline.chapters import probe
-    from pipeline.chapters.material import Material, read_attributes, read_rows, write_rows
-    from pipeline.errors import PipelineError
-    from pipeline.training import data
+    from pipeline.chapters.material import Material, write_rows
 
     arguments: Arguments = recipe.arguments
+    read = functools.cache(_documents)
+    if recipe.overwrite:
+        read(arguments.documents)  # before what was there is moved aside
     with checkpoint.stage_directory(recipe, KIND, INPUTS) as directory:
         if directory.complete:
             return
         rng = random.Random(f"{arguments.seed}:probe")
-        attributes = read_attributes(arguments.subjects)
-        wanted = arguments.untold_attributes
-        unknown = set(wanted or ()) - {one.name for one in attributes if not one.told}
-        if unknown:
-            raise PipelineError(f"untold_attributes: {arguments.subjects} has no such: {', '.join(sorted(unknown))}.")
-        attributes = [one for one in attributes if one.told or wanted is None or one.name in wanted]
-        held_out = {row["name"] for row in read_rows(arguments.held_out)} if arguments.held_out else set()
-        documents = data.load_rows(arguments.documents)
-        facts = probe.mine(documents["text"], attributes, name_pattern=arguments.name_pattern or probe.NAME)
+        attributes, held_out, conversations = _rows(arguments)
+        documents = read(arguments.documents)
+        facts = probe.mine(documents, attributes, name_pattern=arguments.name_pattern or probe.NAME)
         asked = probe.questions(
             facts,
             attributes,
@@ -123,7 +130,7 @@ def run(recipe: Recipe) -> None:
             rng=rng,
         )
         judged = probe.judge(asked, _drawer(arguments), arguments.known_from, arguments.unknown_to)
-        material = Material(rng, conversations=read_rows(arguments.conversations) if arguments.conversations else [])
+        material = Material(rng, conversations=conversations)
         taught, plain = probe.demonstrations(
             judged,
             arguments.refusals,
@@ -137,6 +144,45 @@ def run(recipe: Recipe) -> None:
         counted = probe.summary(judged) | {"rows": len(taught)}
         print("probe-knowledge  " + ", ".join(f"{key} {value:,}" for key, value in counted.items()), flush=True)
         directory.publish(metrics=counted)
+
+
+def _rows(arguments: Arguments) -> tuple[list[Attribute], set[str], list[Row]]:
+    """(attributes to ask for, names held out, conversations), read and found good."""
+    from pipeline.chapters.material import read_attributes, read_conversations, read_rows
+
+    attributes, wanted = read_attributes(arguments.subjects), arguments.untold_attributes
+    told = {one.name: one.told for one in attributes}
+    for name in wanted or ():
+        if told.get(name, True):
+            where = f"untold_attributes: {name}: {arguments.subjects}"
+            untold = [one for one in told if not told[one]]
+            raise PipelineError(
+                f"{where} has statements that tell it, expected an attribute without: {', '.join(untold) or 'there is none'}."
+                if name in told
+                else f"{where} has no such attribute{nearest(name, untold)}."
+            )
+    return (
+        [one for one in attributes if one.told or wanted is None or one.name in wanted],
+        {row["name"] for row in read_rows(arguments.held_out, name=str)} if arguments.held_out else set(),
+        read_conversations(arguments.conversations) if arguments.conversations else [],
+    )
+
+
+def _documents(name: str) -> list[str]:
+    """The texts of the documents. Raises `PipelineError` naming the first row without one."""
+    from pipeline.training import data
+
+    rows = data.load_rows(name)
+    if "text" not in rows.column_names:
+        raise PipelineError(f"documents: {name}: expected rows with `text`, found {', '.join(rows.column_names)}.")
+    texts = list(rows["text"])
+    lacking = [number for number, text in enumerate(texts, start=1) if not isinstance(text, str)]
+    if lacking:
+        raise PipelineError(
+            f"documents: {name}: {len(lacking)} of {len(texts)} rows have no text in `text`, row {lacking[0]} first: found "
+            f"{texts[lacking[0] - 1]!r}. Leave them out."
+        )
+    return texts
 
 
 def _drawer(arguments: Arguments) -> Any:
