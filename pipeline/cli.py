@@ -136,7 +136,12 @@ def _parser() -> argparse.ArgumentParser:
 
     comparison = command("compare", "evaluated checkpoints or runs side by side, with paired tests", _compare)
     comparison.add_argument("paths", nargs="+", metavar="PATH", help="a checkpoint, or a folder of a run")
-    comparison.add_argument("--evaluations", metavar="FILE", help="ask every checkpoint the evaluations of this recipe")
+    comparison.add_argument(
+        "--evaluations",
+        metavar="FILE",
+        help="ask every checkpoint the evaluations of this recipe; answers go into its own evaluation/ and evaluation.json, "
+        "those of models that no stage wrote under --output",
+    )
     comparison.add_argument(
         "--judge", help="rate them by a judge: a model's address, a reward model, a reward, a dotted path"
     )
@@ -280,6 +285,9 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
 
     if (options.judge is None) != (options.prompts is None):
         raise PipelineError("pipeline compare: --judge and --prompts go together: who judges, and answers to what.")
+    for name in ("limit", "max_new_tokens"):
+        if getattr(options, name) < 1:
+            raise PipelineError(f"pipeline compare: --{name}: found {getattr(options, name)}, expected at least 1")
     _quiet_imports()
     with contextlib.redirect_stdout(sys.stderr):  # what is printed on the way is no part of the JSON
         found = compare(options.paths, evaluations=options.evaluations, output=options.output)

@@ -116,6 +116,10 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise PipelineError(f"{path}: not valid JSON ({error}). Run the stage that writes it again.") from error
+    if not isinstance(manifest, dict):
+        raise PipelineError(
+            f"{path}: found {manifest!r:.80}, expected a JSON object. Run the stage that writes it again."
+        )
     return manifest
 
 

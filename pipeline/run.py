@@ -152,8 +152,9 @@ def keep_plan(recipes: Sequence[stages.Recipe], world_size: int | None) -> Path:
     path = folder / "plan.json"
     found = Plan(Path(recipes[0].path).parent, planner.plans, planner.complaints, planner.hub.unchecked).as_dict()
     earlier = json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
-    kept = {one["writes"]: one for one in earlier if (Path(one["writes"]) / MANIFEST).is_file()}
-    found["stages"] = [kept.pop(one["writes"], one) for one in found["stages"]] + list(kept.values())
+    # by recipe too: an evaluation writes into the directory of its model
+    kept = {(one["writes"], one["recipe"]): one for one in earlier if (Path(one["writes"]) / MANIFEST).is_file()}
+    found["stages"] = [kept.pop((one["writes"], one["recipe"]), one) for one in found["stages"]] + list(kept.values())
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(found))
     return path

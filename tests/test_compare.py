@@ -48,6 +48,38 @@ def test_too_little_to_compare_is_said(tmp_path):
         compare([tmp_path / "nowhere", tmp_path / "a"])
 
 
+def test_what_cannot_be_compared_is_told(tmp_path, capsys):
+    first, second = checkpoint(tmp_path / "a", [True, False]), checkpoint(tmp_path / "b", [True, True])
+    assert command("compare", first, f"{tmp_path}/b/../a") == 1 and "named twice" in capsys.readouterr().err
+    (second / "evaluation.json").write_text(json.dumps({"other": result(1, 2)}))
+    assert "no two of these share an evaluation: --evaluations" in comparison_text(compare([first, second]))
+    for content in ("{", "[1]", '{"sums": {"n": 3}}'):
+        (second / "evaluation.json").write_text(content)
+        with pytest.raises(PipelineError, match=r"b/evaluation.json: .*evaluate again"):
+            compare([first, second])
+    checkpoint(second, [True, True])
+    (second / "evaluation" / "sums.jsonl").write_text("{}\n{")
+    with pytest.raises(PipelineError, match=r"b/evaluation/sums.jsonl: 1 lines are not JSON"):
+        compare([first, second])
+
+
+def test_every_path_is_looked_at_before_a_checkpoint_is_asked(tmp_path, tiny_model_dir, monkeypatch):
+    from pipeline.evaluation import evaluate
+
+    monkeypatch.setattr(evaluate, "evaluate_checkpoint", lambda *_, **__: pytest.fail("asked"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    for wrong, expected in (("none", "there is no such folder"), ("empty", "no model's config")):
+        with pytest.raises(PipelineError, match=f"{wrong}: {expected}"):
+            compare([tiny_model_dir, tmp_path / wrong], evaluations=tmp_path / "evaluate.yaml")
+
+
+@pytest.mark.parametrize("words", [("--limit", "0"), ("--limit", "-1"), ("--max_new_tokens", "0")])
+def test_numbers_below_one_are_refused(tmp_path, capsys, words):
+    assert command("compare", tmp_path, tmp_path, *words) == 1
+    assert f"{words[0]}: found {words[1]}, expected at least 1" in capsys.readouterr().err
+
+
 def test_runs_of_one_recipe_are_taken_together_over_their_seeds(tmp_path, capsys):
     for seed in (1, 2, 3):
         write_run(tmp_path / f"tiny-{seed}", seed)

@@ -20,6 +20,7 @@ from pipeline.evaluation.scorers import find_scorer, scorer_names, visible_answe
 from pipeline.evaluation.specification import (
     Evaluation,
     check_evaluations,
+    count_questions,
     few_shot_rows,
     load_evaluations,
     questions,
@@ -218,7 +219,7 @@ def test_ends_turn_looks_at_the_end_token_alone():
 
 def test_every_verifier_of_the_rewards_is_a_scorer_and_other_rewards_are_not():
     assert {"exact", "contains", "ends_turn", "numeric", "math"} <= set(scorer_names())
-    assert "think_format" not in scorer_names()
+    assert "think_format" not in scorer_names() and len(set(scorer_names())) == len(scorer_names())
     with pytest.raises(PipelineError, match="think_format"):
         find_scorer("think_format")
 
@@ -309,6 +310,10 @@ def test_a_file_that_an_earlier_stage_will_write_is_no_complaint():
         ([], "no rows"),
         ([{"prompt": "a?"}], "line 1 has prompt"),
         ([{"prompt": "a?", "answer": " "}], "line 1 has prompt, answer"),
+        ([{"prompt": "a?", "answer": {"x": 1}}], "line 1 has prompt, answer: {"),
+        ([{"prompt": 5, "answer": "5"}], "line 1 has prompt, answer"),
+        ([{"prompt": [{"content": "a?"}], "answer": "5"}], "text, or messages with role and content"),
+        ([{"messages": [1, 2]}], "line 1 has messages: "),
         ([{"messages": [{"role": "user", "content": "a?"}]}], "line 1 has messages"),
     ],
 )
@@ -317,6 +322,47 @@ def test_a_file_without_questions_or_answers_is_refused_with_the_line(tmp_path, 
     with pytest.raises(PipelineError) as caught:
         load_evaluations({"facts": {"path": str(path), "scorer": "exact"}})
     assert expected in str(caught.value) and "facts" in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answer", "expected"),
+    [
+        ("code", "25", "row 2: found the answer '25', by which an empty completion is right"),
+        ("numeric", "Paris", "row 2: found the answer 'Paris', expected one number"),
+        ("hash_number", "Paris", "expected one number"),
+        ("last_number", ["Paris", "Rome"], "expected one number"),
+        ("math", "many words", "expected an answer that it can read"),
+    ],
+)
+def test_gold_answers_that_the_scorer_cannot_judge_are_refused_before_anything_is_asked(
+    tmp_path, scorer, answer, expected
+):
+    good = "assert double(2) == 4" if scorer == "code" else "25"
+    rows = [{"prompt": "a?", "answer": good}, {"prompt": "b?", "answer": answer}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(PipelineError) as caught:
+        load_evaluations({"x": {"path": str(path), "scorer": scorer}})
+    assert expected in str(caught.value) and f"evaluations.x: {path}: {scorer} cannot judge 1 rows" in str(caught.value)
+    write_jsonl(path, [rows[0], {"prompt": "b?", "answer": [good, "Paris"]}])
+    load_evaluations({"x": {"path": str(path), "scorer": scorer}})
+
+
+def test_a_folder_and_a_packed_file_hold_no_questions(tmp_path):
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(b"\x1f\x8b\x08")
+    for path, expected in ((tmp_path, "found a folder"), (packed, "found no text")):
+        asked = {"x": {"path": str(path), "scorer": "exact"}}
+        for read in (load_evaluations, count_questions):
+            with pytest.raises(PipelineError, match=f"{path}: {expected}"):
+                read(asked)
+
+
+@pytest.mark.parametrize("name", ["../x y", "a/b", "provenance", ""])
+def test_a_name_that_would_be_another_file_is_refused(tmp_path, name):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a?", "answer": "1"}])
+    (complaint,) = check_evaluations({name: {"path": str(path), "scorer": "exact"}})
+    assert f"found the name {name!r}" in complaint
+    assert check_evaluations({"a.b-c_1": {"path": str(path), "scorer": "exact"}}) == []
 
 
 def test_a_yaml_file_may_hold_the_evaluations(tmp_path):

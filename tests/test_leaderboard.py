@@ -139,6 +139,32 @@ def test_one_checkpoint_is_no_contest(judges):
         leaderboard(["a", "a"], "prompts.jsonl", "someones_judges.longer")
 
 
+def test_a_verifier_judges_by_the_columns_of_the_prompts():
+    rows = [{"prompt": "1 + 1?", "answer": "2"}, {"prompt": "1 + 2?", "answer": "3"}]
+    asked = [row["prompt"] for row in rows]
+    assert verdict_of("numeric", rows=rows)(asked, ["It is 2.", "It is 4."], ["It is 3.", "It is 3."]) == [1, -1]
+    with pytest.raises(PipelineError, match="row 1 of the prompts: found the keys prompt, expected 'answer'"):
+        verdict_of("numeric", rows=[{"prompt": "1 + 1?"}])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "found no text"),
+        ("", "found no row"),
+        ('{"prompt": "a"}\n{"pro', "row 2: found no JSON object"),
+        ('{"question": "a"}', "row 1: found the keys question in"),
+        ('{"prompt": 5}', "expected `prompt`: a text, or messages"),
+    ],
+)
+def test_prompts_that_cannot_be_asked_are_told_with_file_and_row(judges, content, expected):
+    if content is not None:
+        (judges / "p.jsonl").write_text(content)
+    with pytest.raises(PipelineError) as caught:
+        leaderboard(["a", "b"], "p.jsonl", "someones_judges.longer")
+    assert f"p.jsonl: {expected}" in str(caught.value) or expected in str(caught.value)
+
+
 def test_a_judge_needs_prompts(tmp_path, capsys):
     assert command("compare", tmp_path, "--judge", "x.y") == 1
     assert "--judge and --prompts go together" in capsys.readouterr().err

@@ -454,3 +454,12 @@ def test_cold_start_shows_checks_that_turn_more_wrong_answers_right_than_right_o
             turned[(before, not row["forgets"])] = turned.get((before, not row["forgets"]), 0) + 1
     assert 0.4 < sum(row["checks"] for row in shown) / len(shown) < 0.6
     assert turned[(False, True)] > 2 * turned[(True, False)] > 0
+
+
+def test_the_plan_counts_the_conversations_that_are_written(world):
+    from types import SimpleNamespace
+
+    from pipeline.stages.world import plan
+
+    rows = (world / "conversations" / "train.jsonl").read_text().splitlines()
+    assert plan(SimpleNamespace(arguments=Settings(**SMALL)))["conversations"] == len(rows) == 1060

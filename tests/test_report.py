@@ -111,8 +111,11 @@ def test_every_figure_says_in_words_what_it_shows(reported):
 def test_the_page_shows_results_samples_answers_removals_and_ancestry(reported):
     text = page_of(reported).text
     assert "88.0 %" in text and "88 of 100" in text and "80.2 – 93.0" in text
-    assert "20.0 % [13.3, 28.9] after pretrain; 88.0 % [80.2, 93.0] after sft, higher (intervals apart)" in text
-    assert "90.0 % [82.6, 94.5] after grpo, too close to tell." in text
+    assert (
+        "20.0 % [13.3, 28.9] after pretrain; 88.0 % [80.2, 93.0] after sft, higher than pretrain (intervals apart)"
+        in text
+    )
+    assert "90.0 % [82.6, 94.5] after grpo, not told apart from sft (intervals overlap)." in text
     assert "upon 0" in text and "upon 80" in text and "upon 10" not in text
     assert "exact_duplicates 1,200 1,000 200 2.50 2.00" in text
     assert "pretrain base tokenizer 100 1" in text
@@ -250,15 +253,19 @@ def test_a_damaged_chapter_is_named_and_the_others_are_told(run):
     write_chapter(run, "limits", text="All of {nothing} and {direct}.")
     write_chapter(run, "rlhf", figures={"wins": {"n": 3}})
     write_chapter(run, "distillation", series=[{"name": "a", "x": [1, 2], "y": [1]}])
-    (run / "thinking" / "chapters" / "broken.json").write_text("{")
+    for name, content in (("broken", "{"), ("list", "[1]"), ("textless", "{}")):
+        (run / "thinking" / "chapters" / f"{name}.json").write_text(content)
     report(run)
     found = json.loads((run / "report" / "report.json").read_text())
     assert list(found["chapters"]) == ["limits", "facts", "ends"]
     told = "\n".join(found["missing"])
     assert "thinking/chapters/limits.json: the text names nothing, which is not among its figures" in told
     assert (
-        "rlhf.json: no chapter: ValueError: figure wins: expected" in told and "broken.json: no chapter: JSON" in told
+        "rlhf.json: no chapter: not valid: figure wins: expected" in told
+        and "broken.json: no chapter: not valid:" in told
     )
+    assert "list.json: no chapter: not valid: found [1], expected an object" in told
+    assert "textless.json: no chapter: the key 'text' is missing" in told
     assert "series a: expected x, y, low and high of one length, found {'x': 2, 'y': 1}" in told
     assert "All of {nothing} and 40.0 % [30.9, 49.8] ." in page_of(run).text
 
@@ -368,7 +375,7 @@ def test_many_checkpoints_are_a_list_and_only_parents_are_compared_with(tmp_path
     write_chapter(run)
     report(run)
     page = page_of(run)
-    assert "60.0 % [50.2, 69.1] after arm_6, higher (intervals apart)" in page.text  # than the base model
+    assert "60.0 % [50.2, 69.1] after arm_6, higher than pretrain (intervals apart)" in page.text  # than the base model
     assert "0.0 % [0.0, 3.7] after arm_0; " in page.text  # made from nothing here
     assert "Facts: 10 checkpoints" in page.text and "Evaluations, one by one" in page.text
     assert "arm_ 5 50.0 %" in page.text  # a line of the list, which comes after the chapters
@@ -491,6 +498,66 @@ def test_a_run_with_missing_parts_is_reported_as_far_as_it_goes(run):
     assert "grpo: no evaluation.json" in page_of(run).text
     assert "grpo: no evaluation.json" in (run / "report" / "report.md").read_text()
     assert "missing: grpo: no evaluation.json" in summary_table(run)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("evaluation.json", "{", "sft/evaluation.json: not valid JSON: delete it and evaluate again"),
+        (
+            "evaluation.json",
+            "[1]",
+            "sft/evaluation.json: found [1], expected a JSON dict: delete it and evaluate again",
+        ),
+        (
+            "evaluation.json",
+            '{"facts": 5}',
+            "sft/evaluation.json: facts: found 5, expected {n, correct, rate, low, high}",
+        ),
+        ("evaluation.json", '{"facts": {"n": 3}}', "sft/evaluation.json: facts: found {'n': 3}, expected {n, correct"),
+        (
+            "manifest.json",
+            "[]",
+            "sft/manifest.json: found [], expected a JSON dict: run the stage that writes it again",
+        ),
+    ],
+)
+def test_damaged_results_are_told_with_their_file_and_the_rest_is_reported(run, file, content, told):
+    (run / "sft" / file).write_text(content)
+    report(run)
+    assert any(line.startswith(told) for line in json.loads((run / "report" / "report.json").read_text())["missing"])
+    assert "90.0 % [82.6, 94.5]" in page_of(run).text
+
+
+def test_answers_without_a_gold_are_shown_as_what_they_are(run):
+    for stage, right in (("sft", 3), ("grpo", 0)):
+        results = json.loads((run / stage / "evaluation.json").read_text())
+        results |= {"judge_win_rate": result(right, 3), "facts_change": {"value": 0.02, "low": -0.011, "high": 0.05}}
+        (run / stage / "evaluation.json").write_text(json.dumps(results))
+        rows = [{"prompt": f"{i}?", "completion": f"{i}!", "correct": i < right} for i in range(3)]
+        write_jsonl(run / stage / "evaluation" / "judge_win_rate.jsonl", rows)
+        path = run / stage / "evaluation" / "provenance.json"
+        path.write_text(json.dumps({"ends": {"specification": {"scorer": "ends_turn"}}}))
+    (run / "pretrain" / "evaluation.json").unlink()
+    report(run)
+    page = page_of(run)
+    ends, win = (page.text.split(name)[-1] for name in ("Evaluation Ends", "Evaluation Judge win rate"))
+    ends = ends.split("Evaluation Judge")[0]
+    assert "✓ ended" in ends and "✗ did not end" in ends and "expected" not in ends and " right" not in ends
+    assert "✓ preferred" in win and "✗ not preferred" in win and "expected" not in win and "None" not in page.text
+    assert "+2.0 points" in page.text and "-1.1 – +5.0" in page.text and "Points (NAME_change)" in page.text
+    assert "Questions chosen where the checkpoints differ most" in page.text
+    markdown = (run / "report" / "report.md").read_text()
+    assert "+2.0 points [-1.1, +5.0] after sft" in markdown
+    assert "its tokens are an upper bound" in markdown and "tokens/s counts the training loop" in markdown
+    card = yaml.safe_load(model_card(run / "sft").split("---")[1])
+    kinds = {one["dataset"]["name"]: one["metrics"][0]["type"] for one in card["model-index"][0]["results"]}
+    assert kinds == {"facts": "accuracy", "ends": "ends_turn", "judge_win_rate": "win_rate"}
+    assert card["metrics"] == ["accuracy", "ends_turn", "win_rate"]
+    for name in ("pretrain", "grpo"):
+        shutil.rmtree(run / name)
+    report(run)
+    assert "The first questions; they are no fair sample." in page_of(run).text
 
 
 def test_a_single_finished_stage_is_reported(tmp_path):

@@ -57,8 +57,15 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(tmp_
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else found(name, *rest)
     )
-    with pytest.raises(PipelineError, match="report_to: wandb is not installed: pip install wandb"):
+    with pytest.raises(PipelineError, match=r"wandb is not installed: pip install 'pretrain.*\[tracking\]'"):
         load_recipe(sft_recipe(tmp_path / "sft.yaml", tiny_world, report_to=["wandb"]))
+
+
+@pytest.mark.parametrize("given", ["tensorbord", ["none", "tensorbord"]])
+def test_a_misspelt_tracker_is_named_with_the_nearest(given):
+    (complaint,) = check_trackers({"report_to": given})
+    assert "report_to: found 'tensorbord'" in complaint and "did you mean tensorboard?" in complaint
+    assert check_trackers({"report_to": "all"}) == []
 
 
 def test_all_stages_of_a_run_are_one_project(tmp_path, monkeypatch):
@@ -114,6 +121,35 @@ def test_an_alert_stands_on_a_line_of_its_own():
         stream.write("grpo  step 3/4" if stream.tty else "")
         callbacks.announce("alert: entropy", stream)
     assert terminal.getvalue() == "grpo  step 3/4\r\x1b[2Kalert: entropy\n" and file.getvalue() == "alert: entropy\n"
+
+
+def test_what_is_foretold_of_a_stage_and_of_its_evaluation_is_kept_apart(tmp_path, monkeypatch):
+    from pipeline import run
+    from pipeline.reporting.resources import predictions
+    from pipeline.reporting.run_folder import read_run
+
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "manifest.json").write_text(json.dumps({"status": "complete", "steps": 7}))
+    (tmp_path / "grpo" / "metrics.jsonl").write_text('{"step": 7}\n')
+
+    class Planner:
+        def __init__(self, size):
+            self.complaints, self.hub = [], SimpleNamespace(unchecked=[])
+            self.plans = [SimpleNamespace(as_dict=lambda one=one: one) for one in planned]
+
+        def add(self, recipe):
+            pass
+
+    planned = [{"recipe": f"{name}.yaml", "writes": str(tmp_path / "grpo"), **facts} for name, facts in
+               (("grpo", {"steps": 7}), ("evaluate", {"questions": 3}))]  # fmt: skip
+    monkeypatch.setattr(run, "Planner", Planner)
+    recipe = SimpleNamespace(path="grpo.yaml", output_dir=tmp_path / "grpo")
+    for _ in range(2):
+        path = run.keep_plan([recipe, recipe], None)
+        assert json.loads(path.read_text())["stages"] == planned
+        path.replace(tmp_path / "plan.json")
+        assert predictions(read_run(tmp_path))["grpo"]["steps"] == {"predicted": 7, "actual": 7}
+        (tmp_path / "plan.json").replace(path)
 
 
 @pytest.mark.slow

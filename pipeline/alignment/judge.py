@@ -11,6 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.generation import generate, render_prompt
 from pipeline.evaluation.loading import load_checkpoint
+from pipeline.evaluation.specification import are_messages, read_lines
 from pipeline.manifest import sha256
 from pipeline.rewards import resolve
 from pipeline.statistics import counts, paired_difference
@@ -23,9 +24,10 @@ def find_judge(path: str) -> Any:
     return resolve([path])[0]
 
 
-def judged(judge: Any, prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
-    """The judge's scores, one an answer. Raises `PipelineError` where it leaves one out."""
-    scores = judge.scores(prompts=list(prompts), completions=list(completions))
+def judged(judge: Any, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """The judge's scores, one an answer, `columns` being what else it reads. Raises `PipelineError` where it leaves one
+    out."""
+    scores = judge.scores(prompts=list(prompts), completions=list(completions), **columns)
     if None in scores:
         raise PipelineError(f"judge {judge.name}: gave no score to {scores.count(None)} of {len(scores)} answers.")
     return [float(score) for score in scores]
@@ -33,11 +35,30 @@ def judged(judge: Any, prompts: Sequence[Any], completions: Sequence[Any]) -> li
 
 def read_prompts(path: str, limit: int) -> list[Any]:
     """The first `limit` prompts, text or messages, of a JSONL file of rows with `prompt` (or preference pairs)."""
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    missing = next((number for number, row in enumerate(rows) if not row.get("prompt")), None)
-    if missing is not None or not rows:
-        raise PipelineError(f"judge_prompts: {path}, row {missing}: no `prompt`." if rows else f"{path}: holds no row.")
-    return [row["prompt"] for row in rows[:limit]]
+    return [row["prompt"] for row in prompt_rows(path, limit)]
+
+
+def prompt_rows(path: str, limit: int) -> list[dict[str, Any]]:
+    """The same with all that stands in the rows. Raises `PipelineError` that names the row without a `prompt`."""
+    rows = []
+    for number, line in enumerate(read_lines(Path(path)), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        prompt = row.get("prompt") if isinstance(row, dict) else None
+        if not prompt or not (isinstance(prompt, str) or are_messages(prompt)):
+            found = f"the keys {', '.join(row) or 'none'}" if isinstance(row, dict) else "no JSON object"
+            raise PipelineError(
+                f"{path}: row {number}: found {found} in {line:.100}, expected `prompt`: a text, or messages with role and "
+                f"content"
+            )
+        rows.append(row)
+    if not rows:
+        raise PipelineError(f"{path}: found no row, expected JSONL of rows with `prompt`")
+    return rows[:limit]
 
 
 def as_messages(prompt: Any, text: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.alignment.judge import as_messages, find_judge, judged, read_prompts
+from pipeline.alignment.judge import as_messages, find_judge, judged, prompt_rows
 from pipeline.endpoint import Endpoint
 from pipeline.errors import PipelineError
 from pipeline.evaluation.generation import generate, render_prompt
-from pipeline.evaluation.loading import load_checkpoint
+from pipeline.evaluation.loading import load_checkpoint, look_at
 from pipeline.evaluation.pairwise import compare_answers
 from pipeline.manifest import dump, read_manifest, write_atomically
 
@@ -44,7 +45,7 @@ def leaderboard(
 
     Args:
         checkpoints: stage directories, Hugging Face directories or hub ids.
-        prompts: JSONL file of rows with `prompt`.
+        prompts: JSONL file of rows with `prompt`, and whatever columns the judge reads.
         judge, judge_model: what `verdict_of` takes.
         limit: of the prompts, so many from the first on.
         output: receives `leaderboard.json`, and every answer with its verdicts in `leaderboard.jsonl`.
@@ -59,7 +60,10 @@ def leaderboard(
     names = [str(checkpoint) for checkpoint in checkpoints]
     if len(set(names)) < 2:
         raise PipelineError(f"{len(set(names))} checkpoint given: a judge needs two different ones at least.")
-    verdict, asked = verdict_of(judge, judge_model), read_prompts(prompts, limit)
+    rows = prompt_rows(prompts, limit)
+    verdict, asked = verdict_of(judge, judge_model, rows), [row["prompt"] for row in rows]
+    for name in names:
+        look_at(name)
     answers = {}
     for name in names:
         loaded = load_checkpoint(name)
@@ -88,7 +92,7 @@ def leaderboard(
     return result
 
 
-def verdict_of(judge: str, model: str = "default") -> Verdict:
+def verdict_of(judge: str, model: str = "default", rows: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     """A function of prompts and two answers to each: 1 where the first is preferred, -1 the second, 0 neither, None undecided.
 
     Args:
@@ -97,6 +101,7 @@ def verdict_of(judge: str, model: str = "default") -> Verdict:
             the method `judge(prompts, pairs)` of TRL's judges. One that compares is asked in both orders, and contradicts
             itself at the cost of a tie; one that scores an answer by itself sees no order.
         model: The model's name at an address; its key is taken from OPENAI_API_KEY.
+        rows: The prompts' rows, of which a reward function gets the other columns, such as `answer`.
     """
     address = _ADDRESS.fullmatch(judge)
     if address is not None:
@@ -111,7 +116,8 @@ def verdict_of(judge: str, model: str = "default") -> Verdict:
     pairwise = _pairwise(judge)
     if pairwise is None:
         reward = find_judge(judge)
-        return _by_score(lambda prompts, answers: judged(reward, prompts, answers))
+        columns = _columns(reward, rows)
+        return _by_score(lambda prompts, answers: judged(reward, prompts, answers, **columns))
 
     def both_orders(prompts: list[Any], first: list[str], second: list[str]) -> list[int | None]:
         chosen = pairwise(prompts, [list(pair) for pair in zip(first, second, strict=True)])
@@ -183,6 +189,21 @@ def _by_score(score: Callable[[list[Any], list[Any]], list[float]]) -> Verdict:
         return [int(a > b) - int(a < b) for a, b in zip(*scores, strict=True)]
 
     return verdict
+
+
+def _columns(reward: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The columns that a reward function takes. Raises `PipelineError` where the rows lack one that it needs."""
+    for number, row in enumerate(rows, start=1):
+        if missing := [name for name in reward.reads if name not in row]:
+            raise PipelineError(
+                f"judge {reward.name}: row {number} of the prompts: found the keys {', '.join(row)}, expected {missing[0]!r}, "
+                f"which it reads: add that column, or take a judge that needs none"
+            )
+    taken = inspect.signature(reward.function).parameters
+    every = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+    names = dict.fromkeys(name for row in rows for name in row if every or name in taken)
+    given = ("prompt", "prompts", "completions", "completion_ids")
+    return {name: [row.get(name) for row in rows] for name in names if name not in given}
 
 
 def _pairwise(judge: str) -> Callable[..., list[int]] | None:

@@ -172,6 +172,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     figures |= {f"known_{name}": rate(one) for name, one in known.items()}
     figures |= {
         "false_refusals": rate(known["refusals"], refused),
+        "false_refusals_search": rate(known["search"], refused),
         "known_change": difference(known["before"], known["refusals"]),
         "untold_seen_refused": rate(chosen(untold, "seen", True), refused),
         "untold_unseen_refused": rate(chosen(untold, "seen", False), refused),
@@ -231,8 +232,9 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         )
         + "That takes a few answers more for each question and no training, and does nothing about what no page tells of a "
         "known person.",
-        "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, and "
-        "of people mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
+        "The other way is to look it up. A model that may search the pages makes up {made_up_search} about unknown people, "
+        "refuses {false_refusals_search} about those it was told of often and answers {known_search} rightly; of people "
+        "mentioned {fewest_mentions} times it answers {rare_search} rightly, the refusing one {rare_refusals}. Over "
         "all questions the share of right answers and due refusals changes by {search_minus_refusals}"
         + say(figures["search_minus_refusals"], ".", ", against expectation.", ", which may be nothing."),
     ]
@@ -243,7 +245,15 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         title="Hallucination",
         text=text,
         figures=figures,
-        headlines=("made_up_before", "made_up_self_check", "false_refusals_self_check", "auroc_self_check"),
+        headlines=(
+            "made_up_before",
+            "made_up_search",
+            "false_refusals_search",
+            "known_search",
+            "made_up_self_check",
+            "false_refusals_self_check",
+            "auroc_self_check",
+        ),
         series=[
             by_group("refused, after", rows["refusals"], "mentions", refused),
             by_group("right, after", [row for row in rows["refusals"] if row["mentions"]], "mentions"),

@@ -22,8 +22,12 @@ def training_stage(
     `afterwards` makes the measurements of a stage's own, on the complete directory.
     """
     from pipeline.evaluation.evaluate import evaluate_checkpoint
+    from pipeline.evaluation.specification import load_evaluations
     from pipeline.training import distributed
 
+    load_evaluations(
+        getattr(recipe.arguments, "evaluations", None)
+    )  # questions that cannot be asked are told before the training
     with checkpoint.stage_directory(
         recipe, kind, inputs, is_main=distributed.is_main(), wait=distributed.barrier()
     ) as directory:

@@ -341,6 +341,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise PipelineError(f"{path}: not valid JSON ({error}): delete it and evaluate again") from error
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise PipelineError(
+            f"{path}: found {content!r:.80}, expected a JSON object of objects: delete it and evaluate again"
+        )
+    return content

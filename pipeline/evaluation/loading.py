@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pipeline.checkpoint import looks_like_a_path
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, read_manifest
 
@@ -62,6 +63,19 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None, device: Any = 
             f"Ask it as a base model (kind: base), or give the tokenizer a template."
         )
     return Loaded(model.to(device).eval(), tokenizer, kind)
+
+
+def look_at(path: str | Path) -> None:
+    """Raises `PipelineError` where, as far as its config tells, `load_checkpoint` would."""
+    from transformers import AutoConfig
+
+    _kind(Path(path))
+    if looks_like_a_path(str(path)) and not Path(path).exists():
+        raise PipelineError(f"{path}: there is no such folder (from {Path.cwd()}); expected a checkpoint")
+    try:
+        AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path}: no model's config can be read here, expected a checkpoint: {error}") from error
 
 
 def _kind(path: Path) -> str | None:

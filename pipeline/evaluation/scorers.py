@@ -64,7 +64,7 @@ def scorer_names() -> list[str]:
     """Every name that an evaluation's `scorer` may have."""
     from pipeline.rewards import find, names
 
-    return sorted([*_OWN, *LIKELIHOOD, *(name for name in names() if find(name).verify is not None)])
+    return sorted({*_OWN, *LIKELIHOOD, *(name for name in names() if find(name).verify is not None)})
 
 
 def find_scorer(name: str) -> Scorer:
@@ -77,6 +77,28 @@ def find_scorer(name: str) -> Scorer:
     if verify is None:
         raise PipelineError(f"scorer {name!r} is a reward without a verifier; there are {', '.join(scorer_names())}")
     return lambda completion, answer: bool(verify(completion.text, answer))
+
+
+def unjudged(name: str, row: dict[str, Any]) -> str | None:
+    """Why a scorer can tell nothing from the row's accepted answers, None where it can: a gold that it cannot read, or one
+    by which an empty answer is right."""
+    from pipeline.rewards import find
+    from pipeline.rewards.numeric import gold_number
+
+    golds = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+    if name in ("hash_number", "last_number"):
+        verdicts: list[bool | None] = [None if gold_number(gold) is None else False for gold in golds]
+    elif is_verifier(name) and (verify := find(name).verify) is not None:
+        try:
+            verdicts = [verify("", gold) for gold in golds]
+        except PipelineError as error:
+            return str(error)
+    else:
+        return None
+    if any(verdicts):
+        return f"found the answer {row['answer']!r:.100}, by which an empty completion is right"
+    expected = "one number" if "num" in name else "an answer that it can read"
+    return None if False in verdicts else f"found the answer {row['answer']!r:.100}, expected {expected}"
 
 
 def is_verifier(name: str) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -144,6 +145,11 @@ def check_evaluations(value: Any, *, exists: Callable[[str], bool] | None = None
     exists = exists or (lambda path: Path(path).exists())
     complaints: list[str] = []
     for name, specification in evaluations.items():
+        if not re.fullmatch(r"[\w.-]+", str(name)) or name == "provenance":
+            complaints.append(
+                f"evaluations.{name}: found the name {name!r}, expected letters, digits and _.- and not `provenance`: answers "
+                f"go into evaluation/NAME.jsonl. Rename it"
+            )
         if _is_suite(specification):
             complaints.extend(f"evaluations.{name}{one}" for one in suites.complaints(specification, exists))
             continue
@@ -162,10 +168,10 @@ def count_questions(evaluations: dict[str, Any]) -> int | None:
     if any(_is_suite(specification) for specification in evaluations.values()):
         return None
     paths = [Path(str(specification["path"])) for specification in evaluations.values()]
-    if not all(path.is_file() for path in paths):
+    if not all(path.exists() for path in paths):
         return None
     limits = [specification.get("limit") for specification in evaluations.values()]
-    counts = [sum(1 for line in path.open(encoding="utf-8") if line.strip()) for path in paths]
+    counts = [sum(1 for line in read_lines(path) if line.strip()) for path in paths]
     return sum(count if limit is None else min(count, limit) for count, limit in zip(counts, limits, strict=True))
 
 
@@ -180,7 +186,7 @@ def load_evaluations(value: Any) -> dict[str, Evaluation | Benchmark]:
     """The evaluations, each with every row of its files looked at; a suite's benchmarks one by one, as the recipe names them.
 
     Raises:
-        PipelineError: lists everything that is wrong, over all evaluations.
+        PipelineError: lists everything that is wrong, over all evaluations; gold answers that no scorer can judge too.
     """
     complaints = check_evaluations(value)
     if complaints:
@@ -191,7 +197,7 @@ def load_evaluations(value: Any) -> dict[str, Evaluation | Benchmark]:
             evaluations |= suites.benchmarks_of(name, specification)
             continue
         evaluation = evaluations[name] = Evaluation(**specification)
-        for read in (questions, few_shot_rows):
+        for read in (_judged, few_shot_rows):
             try:
                 read(evaluation)
             except PipelineError as error:
@@ -199,6 +205,19 @@ def load_evaluations(value: Any) -> dict[str, Evaluation | Benchmark]:
     if complaints:
         raise PipelineError("\n".join(complaints))
     return evaluations
+
+
+def _judged(evaluation: Evaluation) -> None:
+    from pipeline.evaluation.scorers import unjudged
+
+    faults = [
+        (n, fault) for n, row in enumerate(questions(evaluation), 1) if (fault := unjudged(evaluation.scorer, row))
+    ]
+    if faults:
+        raise PipelineError(
+            f"{evaluation.path}: {evaluation.scorer} cannot judge {len(faults)} rows: row {faults[0][0]}: {faults[0][1]}. Take "
+            f"them out, mend them, or name the column with answer_column"
+        )
 
 
 def questions(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -267,11 +286,13 @@ def normalise(row: Any, evaluation: Evaluation) -> dict[str, Any] | None:
     prompt, answer = (row.get(column) for column in columns)
     if prompt is None and isinstance(row.get("messages"), list):
         turns = row["messages"]
-        if len(turns) < 2 or turns[-1].get("role") != "assistant":
+        if len(turns) < 2 or not are_messages(turns) or turns[-1]["role"] != "assistant":
             return None
         prompt, answer = turns[:-1], answer if answer is not None else turns[-1].get("content")
     answers = answer if isinstance(answer, list) else [answer]
-    if not prompt or not answers or any(one is None or str(one).strip() == "" for one in answers):
+    if not prompt or not (isinstance(prompt, str) or are_messages(prompt)):
+        return None
+    if not answers or any(isinstance(one, dict | list | None) or str(one).strip() == "" for one in answers):
         return None
     return {
         "prompt": prompt,
@@ -279,10 +300,27 @@ def normalise(row: Any, evaluation: Evaluation) -> dict[str, Any] | None:
     } | rest
 
 
+def are_messages(value: Any) -> bool:
+    """Whether a prompt is a list of turns, each with its role."""
+    return isinstance(value, list) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and ("content" in turn or "tool_calls" in turn)
+        for turn in value
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a JSONL file. Raises `PipelineError` where it is none."""
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        found = "a folder" if path.is_dir() else f"no text ({error})"
+        raise PipelineError(f"{path}: found {found}, expected an unpacked JSONL file, a row on each line") from error
+
+
 def _read_rows(path: Path, evaluation: Evaluation) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     faulty: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:
@@ -293,13 +331,14 @@ def _read_rows(path: Path, evaluation: Evaluation) -> list[dict[str, Any]]:
         row = normalise(content, evaluation)
         if row is None:
             found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-            faulty.append(f"line {number} has {found or 'nothing'}")
+            faulty.append(f"line {number} has {found or 'nothing'}: {line:.200}")
         else:
             rows.append(row)
     if faulty:
         raise PipelineError(
-            f"{path}: {len(faulty)} of {len(rows) + len(faulty)} rows lack a non-empty {evaluation.prompt_column} and "
-            f"{evaluation.answer_column} (or messages that end in an assistant turn): {'; '.join(faulty[:3])}. "
+            f"{path}: {len(faulty)} of {len(rows) + len(faulty)} rows lack a non-empty {evaluation.prompt_column} (text, "
+            f"or messages with role and content) and {evaluation.answer_column} (text, a number, or a list of them), or "
+            f"messages that end in an assistant turn: {'; '.join(faulty[:3])}. "
             f"prompt_column and answer_column map other names"
         )
     if not rows:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.evaluate import read_results
+from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST, read_manifest
-from pipeline.reporting.table import count, duration, result_text
+from pipeline.reporting.run_folder import Stage, read_stage
+from pipeline.reporting.table import KINDS, count, duration, result_text
 
 MARK = "Written by `pipeline report` from manifest.json and evaluation.json."
 
@@ -23,6 +24,7 @@ _KINDS = {
     "reward": "A reward model: it scores answers.",
     "tokenizer": "A tokenizer, with the token shards of the corpus that it was trained on.",
 }
+_METRICS = {"ends_turn": "ends_turn", "judge": "win_rate"}
 _TASKS = {"reward": "text-classification", "tokenizer": None}
 _LOADERS = {"reward": "AutoModelForSequenceClassification", "tokenizer": None}
 
@@ -48,9 +50,9 @@ def model_card(directory: str | Path, license: str | None = None) -> str:
 
     directory = Path(directory)
     manifest = read_manifest(directory)
-    results, kind = read_results(directory), manifest.get("kind")
+    stage, kind = read_stage(directory, []), manifest.get("kind")
     family = list(_ancestry(directory))
-    evaluated = _eval_results(results, _TASKS.get(str(kind), "text-generation"))
+    evaluated = _eval_results(stage, _TASKS.get(str(kind), "text-generation"))
     data = ModelCardData(
         library_name="transformers",
         license=license,
@@ -62,7 +64,7 @@ def model_card(directory: str | Path, license: str | None = None) -> str:
         model_name=directory.name if evaluated else None,
         eval_results=evaluated,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_body(directory, manifest, results)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_body(directory, manifest, stage.evaluations)}"
 
 
 def _body(directory: Path, manifest: dict[str, Any], results: dict[str, Any]) -> str:
@@ -82,7 +84,7 @@ def _body(directory: Path, manifest: dict[str, Any], results: dict[str, Any]) ->
     lines = [f"# {directory.name}", "", _KINDS.get(manifest.get("kind", ""), ""), "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts if value is not None]
     if results:
-        lines += ["", "## Evaluations", "", "Rates with 95 % Wilson intervals; every answer is in `evaluation/`.", ""]
+        lines += ["", "## Evaluations", "", f"{KINDS} Every answer is in `evaluation/`.", ""]
         lines += ["| evaluation | result | questions |", "|---|---|---|"]
         lines += [f"| {name} | {result_text(result)} | {result.get('n', '–')} |" for name, result in results.items()]
     loaders = [_LOADERS.get(manifest.get("kind", ""), "AutoModelForCausalLM"), "AutoTokenizer"]
@@ -90,8 +92,9 @@ def _body(directory: Path, manifest: dict[str, Any], results: dict[str, Any]) ->
     return "\n".join([*lines, "", loading, "", MARK, ""])
 
 
-def _eval_results(results: dict[str, Any], task: str | None) -> Any:
-    """Rates as accuracies, and values under the evaluation's own name, with counts and intervals as arguments."""
+def _eval_results(stage: Stage, task: str | None) -> Any:
+    """Rates as accuracies but those that hold no answer against an expected one, values under their scorer's name, with counts
+    and intervals as arguments. A change since another checkpoint is no result of this one alone."""
     from huggingface_hub import EvalResult
 
     return [
@@ -99,12 +102,12 @@ def _eval_results(results: dict[str, Any], task: str | None) -> Any:
             task_type=task or "text-generation",
             dataset_type=name,
             dataset_name=name,
-            metric_type="accuracy" if "rate" in result else name,
+            metric_type=_METRICS.get(stage.counts(name), "accuracy") if "rate" in result else stage.counts(name),
             metric_value=result.get("rate", result.get("value")),
             metric_args={key: result[key] for key in ("n", "correct", "low", "high") if key in result} or None,
         )
-        for name, result in results.items()
-        if "rate" in result or "value" in result
+        for name, result in stage.evaluations.items()
+        if "unit" not in result
     ] or None
 
 
@@ -112,7 +115,10 @@ def _ancestry(directory: Path, seen: tuple[Path, ...] = ()) -> Iterator[dict[str
     """The manifests of a stage directory and of every ancestor that is still there."""
     if directory in seen or not (directory / MANIFEST).is_file():
         return
-    manifest = read_manifest(directory)
+    try:
+        manifest = read_manifest(directory)
+    except PipelineError:  # the report names it among what is missing
+        return
     yield manifest
     for parent in manifest.get("parents", []):
         yield from _ancestry(Path(os.path.normpath(directory / parent["path"])), (*seen, directory))

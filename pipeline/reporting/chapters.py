@@ -27,6 +27,8 @@ PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
 HEADLINES = 4
 SAMPLES = 3
 QUESTIONS = 3
+WORDS = {"ends_turn": ("ended", "did not end"), "judge": ("preferred", "not preferred")}
+"""Of scorers that hold no answer against an expected one."""
 ANSWERS = 6
 """Checkpoints whose answers to one question are shown at most."""
 
@@ -70,8 +72,13 @@ def read_chapters(run: Run) -> list[Chapter]:
             continue
         try:
             chapter = _chapter(json.loads(path.read_text(encoding="utf-8")), path.stem)
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            run.missing.append(f"{place}: no chapter: {type(error).__name__}: {error}")
+        except KeyError as error:
+            run.missing.append(
+                f"{place}: no chapter: the key {error} is missing: write it again with `pipeline chapter`"
+            )
+            continue
+        except (TypeError, ValueError, AttributeError) as error:
+            run.missing.append(f"{place}: no chapter: not valid: {error}: write it again with `pipeline chapter`")
             continue
         unknown = {name for part in chapter.text for name in PLACEHOLDER.findall(part)} - set(chapter.figures)
         if unknown:
@@ -105,13 +112,14 @@ def evaluation_chapters(run: Run) -> list[Chapter]:
         if not figures:
             continue
         stages, results = list(figures), list(figures.values())
-        series: Row = {"name": name, "x": stages, "y": [_number(result) for result in results]}
+        unit = 100 if "unit" in results[0] else 1
+        series: Row = {"name": name, "x": stages, "y": [unit * _number(result) for result in results]}
         if all("low" in result and "high" in result for result in results):
-            series |= {edge: [result[edge] for result in results] for edge in ("low", "high")}
+            series |= {edge: [unit * result[edge] for result in results] for edge in ("low", "high")}
         parts = []
         for stage, result in figures.items():
-            before = next((figures[name] for name in made_from[stage] if name in figures and name != stage), None)
-            parts.append(f"{{{stage}}} after {stage}{comparison(before, result) if before else ''}")
+            before = next((one for one in made_from[stage] if one in figures and one != stage), None)
+            parts.append(f"{{{stage}}} after {stage}{comparison(before, figures[before], result) if before else ''}")
         chapters.append(
             Chapter(
                 name=name,
@@ -119,26 +127,34 @@ def evaluation_chapters(run: Run) -> list[Chapter]:
                 text=["; ".join(parts) + "."],
                 figures=figures,
                 series=[series],
-                y_label="right answers" if "rate" in results[0] else "value",
+                y_label=f"{_words(run, name)[0]} answers" if "rate" in results[0] else results[0].get("unit", "value"),
                 questions=side_by_side(run, name),
             )
         )
     return chapters
 
 
-def comparison(old: Row, new: Row) -> str:
-    """What may be said of two results: 95 % intervals that do not overlap are a careful sign of a difference."""
+def _words(run: Run, name: str) -> tuple[str, str]:
+    """What an answer is that counts in the rate of an evaluation, and one that does not."""
+    counted = next((stage.counts(name) for stage in run.models if name in stage.evaluations), name)
+    return WORDS.get(counted, ("right", "wrong"))
+
+
+def comparison(name: str, old: Row, new: Row) -> str:
+    """What may be said of a result and that of the checkpoint `name`: 95 % intervals that do not overlap are a careful sign of
+    a difference."""
     if not {"low", "high"} <= set(old) & set(new):
         return ""
     if new["low"] > old["high"]:
-        return ", higher (intervals apart)"
+        return f", higher than {name} (intervals apart)"
     if new["high"] < old["low"]:
-        return ", lower (intervals apart)"
-    return ", too close to tell"
+        return f", lower than {name} (intervals apart)"
+    return f", not told apart from {name} (intervals overlap)"
 
 
 def side_by_side(run: Run, name: str) -> list[Row]:
-    """A few questions of an evaluation with each checkpoint's answer: those first on which checkpoints differ."""
+    """A few questions of an evaluation with each checkpoint's answer and what it counts as: those first on which checkpoints
+    differ."""
     answers = {
         stage.name: {_key(row): shown for row in stage.answers(name) if (shown := _shown(row))} for stage in run.models
     }
@@ -152,11 +168,15 @@ def side_by_side(run: Run, name: str) -> list[Row]:
         return len({bool(rows[key].get("correct")) for rows in answers.values()})
 
     chosen = sorted(together, key=lambda key: -verdicts(key))[:QUESTIONS]
+    words = _words(run, name)
     return [
         {
             "prompt": readable(first[key].get("prompt")),
-            "answer": readable(first[key].get("answer")),
-            "given": [(stage, rows[key]) for stage, rows in answers.items()],
+            "answer": None if words in WORDS.values() else readable(first[key].get("answer")),
+            "given": [
+                (stage, rows[key] | {"verdict": words[not rows[key]["correct"]] if "correct" in rows[key] else ""})
+                for stage, rows in answers.items()
+            ],
         }
         for key in chosen
     ]
@@ -171,7 +191,9 @@ def readable(value: Any) -> str:
 
 
 def _chapter(content: Any, stem: str) -> Chapter:
-    """Raises `KeyError`, `TypeError` or `ValueError` where `content` is no chapter."""
+    """Raises `KeyError`, `TypeError`, `AttributeError` or `ValueError` where `content` is no chapter."""
+    if not isinstance(content, dict):
+        raise ValueError(f"found {content!r:.80}, expected an object with title, text and figures")
     text, figures = content["text"], dict(content["figures"])
     for name, one in figures.items():
         if not _measured(one):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import MANIFEST
-from pipeline.reporting.run_folder import Stage, read_run, read_stage
+from pipeline.reporting.run_folder import Stage, answers_file, json_lines, read_run, read_stage
 from pipeline.reporting.seeds import recipe_of, together
 from pipeline.reporting.table import aligned, result_text
 from pipeline.statistics import mcnemar_test
@@ -33,12 +33,22 @@ def compare(
         p-value.
 
     Raises:
-        PipelineError: A path holds nothing evaluated, or there is but one checkpoint.
+        PipelineError: A path holds nothing evaluated, damaged results, or no model, or is named twice; or there is but one
+            checkpoint. Nothing was asked then.
     """
+    places = [str(Path(path).resolve()) for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise PipelineError(f"{path}: named twice; expected different checkpoints or runs: leave one out")
     if evaluations is None:
         stages = [stage for path in paths for stage in _evaluated(Path(path))]
     else:
-        stages = [_ask(path, evaluations, Path(output)) for given in paths for path in checkpoints_in(given)]
+        from pipeline.evaluation.loading import look_at
+
+        checkpoints = [path for given in paths for path in checkpoints_in(given)]
+        for path in checkpoints:
+            look_at(path)
+        stages = [_ask(path, evaluations, Path(output)) for path in checkpoints]
     if len(stages) < 2:
         raise PipelineError(f"{len(stages)} evaluated checkpoint found; expected at least two to compare.")
     labels = [stage.name if evaluations is not None else str(stage.path) for stage in stages]
@@ -63,6 +73,8 @@ def comparison_text(found: dict[str, Any]) -> str:
     for label in found["checkpoints"]:
         rows.append([label, *(result_text(results.get(label)) for results in found["evaluations"].values())])
     lines = aligned(rows)
+    if all(len(results) < 2 for results in found["evaluations"].values()):
+        lines += ["", "no two of these share an evaluation: --evaluations FILE asks all of them the same"]
     if found["over_seeds"]:
         lines.append("")
     for name, results in found["over_seeds"].items():
@@ -130,8 +142,20 @@ def _ask(path: str, evaluations: str | Path, output: Path) -> Stage:
 
 def _evaluated(path: Path) -> list[Stage]:
     if (path / "evaluation.json").is_file():
-        return [read_stage(path, [])]
-    stages = [stage for stage in read_run(path).stages if stage.evaluations]
+        damaged: list[str] = []
+        stages = [read_stage(path, damaged, str(path))]
+        stages[0].name = path.name
+    else:
+        run = read_run(path)
+        stages, damaged = [stage for stage in run.stages if stage.evaluations], run.missing
+    for stage in stages:
+        for name in stage.evaluations:
+            file = answers_file(stage.path, name)
+            if faulty := json_lines(file)[1]:
+                damaged.append(f"{file}: {faulty} lines are not JSON: delete it and evaluate again")
+    damaged = [line for line in damaged if "evaluation.json: " in line or "/evaluation/" in line]
+    if damaged:
+        raise PipelineError("\n".join(damaged))
     if not stages:
         raise PipelineError(f"{path}: no checkpoint in it has an evaluation.json. Run `pipeline evaluate` first.")
     return stages

@@ -17,9 +17,10 @@ from pipeline.reporting.figures import chapter_figure, stage_figures
 from pipeline.reporting.funnel import funnel_figures
 from pipeline.reporting.lineage import ancestry, lineage_svg
 from pipeline.reporting.render import render
-from pipeline.reporting.resources import differences, predictions, resources
+from pipeline.reporting.resources import FORETOLD, SPEEDS, differences, predictions, resources
 from pipeline.reporting.run_folder import Row, Run, Stage, read_run
 from pipeline.reporting.seeds import chapters_over_seeds, evaluations_over_seeds, other_runs, same_with_other_seeds
+from pipeline.reporting.table import KINDS
 from pipeline.reporting.tokens_page import token_samples
 
 SAMPLES_SHOWN = 5
@@ -86,7 +87,7 @@ def report(
     found["chapters_of"] = chapters_of
     write_atomically(output / "report.json", dump(found))
     context = {"run": run, "report": found, "models": run.models, "chapters": chapters, "evaluations": evaluations}
-    context["crowded"] = len(run.models) > COLUMNS
+    context |= {"crowded": len(run.models) > COLUMNS, "kinds": KINDS, "speeds": SPEEDS, "foretold": FORETOLD}
     page = render(
         "page.html.jinja",
         **context,

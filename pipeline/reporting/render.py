@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.reporting.chapters import PLACEHOLDER, Chapter
-from pipeline.reporting.table import count, duration, percent, result_text
+from pipeline.reporting.table import bounds, count, duration, percent, points, result_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 CHARACTERS_SHOWN = 700
@@ -21,6 +21,7 @@ _INLINE = (
 )
 _STYLES: dict[str, Callable[[Any], str]] = {
     "percent": percent,
+    "points": points,
     "duration": duration,
     "count": count,
     "result": result_text,
@@ -45,6 +46,7 @@ def render(template: str, **context: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= _STYLES | {
+        "bounds": bounds,
         "shortened": _shortened,
         "cell": _cell,
         "breakable": _breakable,

@@ -12,6 +12,11 @@ from pipeline.reporting.run_folder import Run, Stage
 
 PLAN = "plan.json"
 PREDICTED = ("parameters", "steps", "tokens")
+FORETOLD = "Predicted by pipeline plan before the run; its tokens are an upper bound, as if every row were full."
+SPEEDS = (
+    "Tokens are those trained on, without padding. Time is the whole stage's, with loading, checks and evaluations; tokens/s "
+    "counts the training loop's time alone, and is more than tokens by time."
+)
 _NOT_COMPARED = ("output_dir", "evaluations", "sample_prompts")
 
 
@@ -51,8 +56,9 @@ def predictions(run: Run) -> dict[str, dict[str, dict[str, float]]]:
     try:
         planned = json.loads(path.read_text(encoding="utf-8"))["stages"]
         root = common_root([Path(one["writes"]) for one in planned]) or Path()
+        planned = sorted(planned, key=lambda one: sum(name in one for name in PREDICTED))  # training after evaluation
         by_name = {Path(one["writes"]).relative_to(root).as_posix(): one for one in planned}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         run.missing.append(f"{PLAN}: not what `pipeline plan --json` prints ({type(error).__name__}: {error})")
         return {}
     found = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.evaluate import provenance_of
 from pipeline.manifest import MANIFEST, manifest_hash
 from pipeline.recipe.controls import control_of
 
@@ -76,7 +77,15 @@ class Stage:
 
     def answers(self, name: str) -> list[Row]:
         """Every answer of one evaluation."""
-        return json_lines(self.path / "evaluation" / f"{name}.jsonl")[0]
+        return json_lines(answers_file(self.path, name))[0]
+
+    def counts(self, name: str) -> str:
+        """What the rate of an evaluation is a share of: a scorer's name, or `judge` for what a judge preferred."""
+        try:
+            specification = provenance_of(self.path)[name]["specification"]
+        except (PipelineError, KeyError, TypeError):
+            specification = {}
+        return "judge" if name == "judge_win_rate" else specification.get("scorer", name)
 
 
 @dataclass
@@ -149,12 +158,40 @@ def read_stage(path: Path, missing: list[str], name: str | None = None) -> Stage
         if faulty:
             missing.append(f"{stage.name}/{kind}.jsonl: {faulty} lines are not JSON and were left out")
     for kind, file in (("manifest", MANIFEST), ("evaluations", "evaluation.json"), ("removed", "removed.json")):
+        again = "delete it and evaluate again" if kind == "evaluations" else "run the stage that writes it again"
         try:
-            if (path / file).is_file():
-                setattr(stage, kind, json.loads((path / file).read_text(encoding="utf-8")))
-        except json.JSONDecodeError:
-            missing.append(f"{stage.name}/{file}: not valid JSON")
+            content = json.loads((path / file).read_text(encoding="utf-8")) if (path / file).is_file() else None
+        except ValueError:
+            missing.append(f"{stage.name}/{file}: not valid JSON: {again}")
+            continue
+        expected = type(getattr(stage, kind))
+        if isinstance(content, expected):
+            setattr(stage, kind, content)
+        elif content is not None:
+            missing.append(f"{stage.name}/{file}: found {content!r:.80}, expected a JSON {expected.__name__}: {again}")
+    for name, result in list(stage.evaluations.items()):
+        if not is_result(result):
+            del stage.evaluations[name]
+            missing.append(
+                f"{stage.name}/evaluation.json: {name}: found {result!r:.80}, expected {{n, correct, rate, low, high}} or "
+                f"{{value, low, high}}: evaluate again"
+            )
+        elif name.endswith("_change"):
+            stage.evaluations[name] = result | {"unit": "points"}  # of a rate, as `pipeline.alignment.judge` keeps it
     return stage
+
+
+def is_result(result: Any) -> bool:
+    """Whether something is a rate or a value with what the reports show of it."""
+    if not isinstance(result, dict):
+        return False
+    needed = ("rate", "low", "high", "n", "correct") if "rate" in result else ("value",)
+    return all(isinstance(result.get(key), int | float) for key in needed)
+
+
+def answers_file(path: Path, evaluation: str) -> Path:
+    """Where every answer of one evaluation lies in a stage's directory."""
+    return path / "evaluation" / f"{evaluation}.jsonl"
 
 
 def json_lines(path: Path) -> tuple[list[Row], int]:
@@ -178,7 +215,7 @@ def _lacks(stage: Stage) -> list[str]:
     if not stage.manifest and stage.evaluations:
         return []  # an evaluation of a model that lies elsewhere
     if not stage.manifest:
-        return [f"{stage.name}: no manifest.json, so neither its recipe nor its ancestry is known"]
+        return [f"{stage.name}: no whole manifest.json, so neither its recipe nor its ancestry is known"]
     if not stage.complete:
         return [f"{stage.name}: not complete (status: {stage.manifest.get('status')})"]
     found = []

@@ -93,7 +93,8 @@ def together(results: Sequence[Row], answers: Sequence[Sequence[Row]] = ()) -> R
         found = normal_over_seeds(values, [(one["high"] - one["low"]) / (2 * 1.96) for one in results])
         if key == "rate":
             found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
-    return {key: found.pop("value")} | found | {"values": values}
+    unit = {"unit": results[0]["unit"]} if "unit" in results[0] else {}
+    return {key: found.pop("value")} | found | {"values": values} | unit
 
 
 def _scores(rows: Sequence[Row]) -> list[float]:

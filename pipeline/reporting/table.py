@@ -7,6 +7,13 @@ from typing import Any
 
 from pipeline.reporting.run_folder import read_run
 
+KINDS = (
+    "Per cent: right answers (ends_turn: those that ended; judge_win_rate: those preferred) with 95 % Wilson intervals, of "
+    "several samples a question with bootstrap intervals. Points (NAME_change): the change since the checkpoint that it is "
+    "compared with, on the same questions. Other values with 95 % bootstrap intervals."
+)
+"""What the results of a table are, in words."""
+
 
 def summary_table(folder: str | Path) -> str:
     """For each checkpoint of a run the same evaluations side by side, time and tokens; ready to be printed.
@@ -44,9 +51,23 @@ def result_text(result: dict[str, Any] | None) -> str:
         return "–"
     if "rate" in result:
         return f"{percent(result['rate'])} [{100 * result['low']:.1f}, {100 * result['high']:.1f}]"
-    drawn = result.get("low", 0) < result.get("high", 0)  # what was counted, not drawn, has no interval
-    interval = f" [{result['low']:.4g}, {result['high']:.4g}]" if drawn else ""
-    return f"{result['value']:.4g}{interval}" if "value" in result else "–"
+    if "value" not in result:
+        return "–"
+    interval = f" [{bounds(result, ', ')}]" if bounds(result) else ""
+    return (points(result["value"]) if "unit" in result else f"{result['value']:.4g}") + interval
+
+
+def bounds(result: dict[str, Any], between: str = " – ") -> str:
+    """The interval in the unit of the result; nothing for what was counted, not drawn, and has none."""
+    if not result.get("low", 0) < result.get("high", 0):
+        return ""
+    form, scale = ("{:.1f}", 100) if "rate" in result else ("{:+.1f}", 100) if "unit" in result else ("{:.4g}", 1)
+    return between.join(form.format(scale * result[key]) for key in ("low", "high"))
+
+
+def points(change: float) -> str:
+    """A change of a rate."""
+    return f"{100 * change:+.1f} points"
 
 
 def percent(rate: float) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline import checkpoint
+from pipeline.microworld.people import visitors
 from pipeline.microworld.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     return {
         "people": sum(sizes.people_per_grade),
         "mentions": mentions,
-        "conversations": sizes.fact_conversations + sizes.arithmetic_conversations + sizes.other_conversations,
+        "conversations": sizes.fact_conversations
+        + sizes.arithmetic_conversations
+        + sizes.introductions * bool(visitors(sizes))
+        + sizes.other_conversations,
         "problems": sizes.problems_train,
     }
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe.source import nearest
+
 TRACKERS = ("trackio", "tensorboard", "wandb")
 """Those that this project sets up; transformers knows more, which are left to themselves."""
 
@@ -18,10 +20,21 @@ def trackers(recipe: Any) -> list[str]:
 
 
 def check_trackers(recipe: Any) -> list[str]:
-    """Complaints about trackers that are not installed: the Trainer would say so only after model and data were loaded."""
+    """Complaints about trackers that do not exist or are not installed: the Trainer would say so only after model and data
+    were loaded."""
+    named = trackers(recipe)
+    if not named:
+        return []
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    known = [*INTEGRATION_TO_CALLBACK, "all"]
     return [
-        f"report_to: {name} is not installed: pip install {name}, or leave it out"
-        for name in trackers(recipe)
+        f"report_to: found {name!r}, expected none or some of {', '.join(known)}{nearest(str(name), known)}"
+        for name in named
+        if name not in known
+    ] + [
+        f"report_to: {name} is not installed: pip install 'pretrain-sft-rl-pipeline[tracking]', or leave it out"
+        for name in named
         if name in TRACKERS and importlib.util.find_spec(name) is None
     ]
 
