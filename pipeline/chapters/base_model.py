@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, majority_baseline, rate, say
+from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, majority_baseline, rate, same_questions, say
 from pipeline.chapters.material import Attribute, Material, Row, Subject
 from pipeline.errors import PipelineError
 from pipeline.recipe.keys import key
@@ -74,6 +74,7 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
     chat = arms["chat"].answers("questions")
     # The same facts in the same order; the way that suits the base model best, so that SFT does not seem to teach facts.
     best = max((completions, *shots.values()), key=lambda rows: sum(row["correct"] for row in rows))
+    same_questions(best, chat, "answer")
     figures = {f"shots_{number}": rate(rows) for number, rows in shots.items()}
     figures |= {
         "bare": rate(bare),

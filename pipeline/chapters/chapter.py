@@ -162,7 +162,7 @@ def chosen(rows: Sequence[Row], column: str, value: Any) -> list[Row]:
 
 def difference(before: Sequence[Row], after: Sequence[Row], holds: Holds = is_right) -> Figure:
     """How much the share of rows for which `holds` changed on the same questions: {value, low, high}."""
-    _same_questions(before, after)
+    same_questions(before, after)
     return paired_difference([holds(row) for row in before], [holds(row) for row in after])
 
 
@@ -190,14 +190,15 @@ def any_right(row: Row) -> bool:
 
 def change(before: Sequence[Row], after: Sequence[Row]) -> Figure:
     """How much the share of right samples changed, bootstrapped over the same questions: {value, low, high}."""
-    _same_questions(before, after)
+    same_questions(before, after)
     return mean_interval(
         [fmean(right_samples(new)) - fmean(right_samples(old)) for old, new in zip(before, after, strict=True)]
     )
 
 
-def _same_questions(before: Sequence[Row], after: Sequence[Row]) -> None:
-    if [row["prompt"] for row in before] != [row["prompt"] for row in after]:
+def same_questions(before: Sequence[Row], after: Sequence[Row], column: str = "prompt") -> None:
+    """Raises `PipelineError` naming both unless they have the same in a column, row for row."""
+    if [row[column] for row in before] != [row[column] for row in after]:
         other = getattr(after[0], "whose", "other rows") if after else "no rows"
         raise unfit(before, f"not the same questions as in {other}")
 
