@@ -6,10 +6,10 @@ import random
 
 import pytest
 from conftest import command, write_jsonl, write_recipe
-from test_chapters import SUBJECTS, answered, hallucination_arm, subjects, think_arm
+from test_chapters import SUBJECTS, answered, base_arms, hallucination_arm, subjects, think_arm
 
 from pipeline import chapters
-from pipeline.chapters import hallucination, knowledge_of_self, limits, tokens_to_think, which_model
+from pipeline.chapters import base_model, hallucination, knowledge_of_self, limits, tokens_to_think, which_model
 from pipeline.chapters.chapter import chosen, difference
 from pipeline.chapters.material import Material, dialogue, read_attributes, read_conversations, read_rows, read_subjects
 from pipeline.errors import PipelineError
@@ -250,6 +250,25 @@ def test_answers_about_nobody_alone_are_told_as_that(tmp_path):
         PipelineError, match=r"arm before, evaluation knowledge\): expected people of mentions 0 and of more"
     ):
         hallucination.chapter(arms)
+
+
+def test_a_chapter_whose_answers_do_not_fit_says_so(tmp_path, capsys):
+    arms = base_arms(tmp_path, 30)
+    write_jsonl(arms["chat"].path / "evaluation" / "questions.jsonl", arms["chat"].answers("questions")[1:])
+    with pytest.raises(PipelineError, match=r"arm base, evaluation shots_1\): not the same questions as in .*arm chat"):
+        base_model.chapter(arms)
+    names = ["working", "direct", "direct_flops", "filler", "corrupted"]
+    for name in names:
+        think_arm(tmp_path / name, lambda steps: 1)
+        rows = read_rows(tmp_path / name / "evaluation" / "steps.jsonl")
+        write_jsonl(tmp_path / name / "evaluation" / "steps.jsonl", [row | {"steps": 1} for row in rows])
+    recipe = write_recipe(
+        tmp_path / "c.yaml", stage="chapter", chapter="tokens_to_think", output_dir=tmp_path / "chapter", arms=names,
+        models=[str(tmp_path / name) for name in names],
+    )  # fmt: skip
+    assert command("chapter", "--config", recipe) == 1
+    said = capsys.readouterr().err
+    assert "models: what they answered or logged does not fit the chapter tokens_to_think: StatisticsError" in said
 
 
 def test_a_chapter_of_wrong_arms_is_refused_by_its_plan(tmp_path, capsys):

@@ -57,9 +57,13 @@ def run(recipe: Recipe) -> None:
             verify(arm.path)
     try:
         chapter = chapters.find(arguments.chapter).chapter(arms)
-    except KeyError as error:  # rows say it themselves; what lies in them, or was logged, does not
+    except (
+        KeyError,
+        ValueError,
+    ) as error:  # what rows lack they say themselves; not so what lies in them, or was logged
         raise PipelineError(
-            f"{recipe.path}: models: {error} is missing in what one of them answered or logged."
+            f"{recipe.path}: models: what they answered or logged does not fit the chapter {arguments.chapter}: {error!r}. "
+            "Evaluate them anew, with the rows that its `exercises` wrote; --debug shows where it stopped."
         ) from error
     path = chapter.write(arguments.chapter, Path(arguments.output_dir))
     print(f"{format_results(chapter.figures)}\nchapter: {path}", flush=True)
