@@ -2,15 +2,16 @@
 
 import copy
 import json
+import random
 
 import pytest
 from conftest import command, write_jsonl, write_recipe
 from test_chapters import SUBJECTS, answered, hallucination_arm, subjects, think_arm
 
 from pipeline import chapters
-from pipeline.chapters import hallucination, knowledge_of_self, limits
+from pipeline.chapters import hallucination, knowledge_of_self, limits, tokens_to_think, which_model
 from pipeline.chapters.chapter import chosen, difference
-from pipeline.chapters.material import read_conversations, read_rows, read_subjects
+from pipeline.chapters.material import Material, dialogue, read_attributes, read_conversations, read_rows, read_subjects
 from pipeline.errors import PipelineError
 
 __all__ = ["subjects"]
@@ -128,19 +129,21 @@ def test_settings_are_taken_where_they_are_right():
     assert chapters.settings("hallucination", {"held_out": 1}) == ({"held_out": 1}, [])
 
 
-def test_more_than_the_data_have_names_the_setting(material):
+def test_more_than_the_data_have_names_the_setting(material, subjects):
     with pytest.raises(PipelineError, match="settings.tested: found 500, expected at most"):
         knowledge_of_self.exercises(knowledge_of_self.Settings(tested=500), material)
     with pytest.raises(PipelineError, match="settings.heldout_per_task: found 500, expected at most 374"):
         limits.exercises(limits.Settings(heldout_per_task=500), material)
+    every = [tokens_to_think.Problem(start, (1, 1)) for start in range(10)]
+    material.conversations = [dialogue(one.question(material.rng), "x") for one in every]
+    material.attributes, material.subjects = read_attributes(subjects), read_subjects(subjects)
+    few = which_model.Settings(largest=1, hard_steps=2, most_steps=2, easy=1)
+    with pytest.raises(PipelineError, match="hard: found 20, but there are only 0 such questions"):
+        which_model.exercises(few, material)
 
 
 @pytest.fixture
 def material():
-    import random
-
-    from pipeline.chapters.material import Material
-
     return Material(random.Random(0))
 
 
@@ -178,6 +181,9 @@ def test_files_of_settings_must_be_there_and_are_hashed(tmp_path, capsys):
     recipe = exercises(tmp_path, chapter="limits", settings={"rows": 4, "heldout_per_task": 1, "words": str(words)})
     assert command("plan", recipe) == 1
     assert f"settings.words: {words} does not exist" in capsys.readouterr().out
+    words.write_text("1\n2\n")
+    assert command("plan", recipe) == 1
+    assert f"{words}: expected a word of letters a line, found none in 2 lines" in capsys.readouterr().out
     words.write_text("\n".join(["hat", "cat", "bat", "rat", "mat", "sat"]))
     assert command("exercises", "--config", recipe) == 0
     first = json.loads((tmp_path / "data" / "manifest.json").read_text())

@@ -41,7 +41,7 @@ def find(name: str) -> Any:
 
 
 def path_settings() -> list[str]:
-    """Names of the settings that are files to read: `metadata={"path": True}`."""
+    """Names of the settings that are files; `metadata={"path": NAME}` names the function of the module that reads one."""
     kinds = [find(name).Settings for name in WITH_EXERCISES]
     return [one.name for kind in kinds for one in dataclasses.fields(kind) if one.metadata.get("path")]
 

@@ -110,7 +110,7 @@ def _others(material: Material, held_out: set[str], settings: Settings) -> list[
     if not names:
         raise PipelineError(
             "hallucination: no name can be made of the parts of others, as settings.invented asks for: expected subjects with "
-            "first and last names, and attributes with people who are not held out."
+            "first and last names, and some who are mentioned and not held out."
         )
     return [*known, *(Subject(name, {}) for name in names)]
 

@@ -34,7 +34,7 @@ class Settings:
 
     name: str = "Ember"
     maker: str = "Alder Works"
-    identity: str = field(default="", metadata={"path": True})
+    identity: str = field(default="", metadata={"path": "read_entries"})
     repeats: int = key(14, "", 1)
     personas: int = 400
     copying_rows: int = 6400

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.chapters.chapter import Arm, Chapter, Figure, chosen, difference, exact, line, majority_baseline, rate
 from pipeline.chapters.material import Material, Row, dialogue, tool_turns
@@ -36,7 +37,7 @@ class Settings:
     rows: int = key(6000, "", 1)
     heldout_per_task: int = key(60, "", 1)
     replay: int = 400
-    words: str = field(default="", metadata={"path": True})
+    words: str = field(default="", metadata={"path": "read_words"})
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,21 @@ def _called(problem: Problem) -> Row:
     return {"messages": [user, *tool_turns(problem.tool, {key: problem.argument}, problem.answer), answer]}
 
 
+def read_words(path: str) -> list[str]:
+    """The words of a file, one a line; lines with anything but letters are left out. Raises `PipelineError` without any."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: expected a text file with a word a line: {error}") from error
+    words = sorted({line for line in lines if line.isalpha()})
+    if not words:
+        raise PipelineError(f"{path}: expected a word of letters a line, found none in {len(lines)} lines.")
+    return words
+
+
 def _words(settings: Settings, rng: random.Random) -> list[str]:
     if settings.words:
-        with open(settings.words, encoding="utf-8") as file:
-            words = sorted({line.strip() for line in file if line.strip().isalpha()})
+        words = read_words(settings.words)
     else:
         made: set[str] = set()
         while len(made) < 1500:

@@ -23,8 +23,8 @@ class Settings:
     easy: int = key(80, "", 1)
     hard: int = key(20, "", 1)
     largest: int = key(3, "", 1, 9)
-    easy_steps: int = key(1, "", 1)
-    hard_steps: int = key(4, "", 1)
+    easy_steps: int = key(1, "", 1, 26)
+    hard_steps: int = key(4, "", 1, 26)
     most_steps: int = key(8, "", 1, 26)
 
 
@@ -63,9 +63,12 @@ def exercises(settings: Settings, material: Material) -> dict[str, list[Row]]:
         ("easy", settings.easy, range(1, settings.easy_steps + 1)),
         ("hard", settings.hard, range(settings.hard_steps, settings.most_steps + 1)),
     ):
-        there_are = len(tokens_to_think.QUESTIONS) * sum(10 * settings.largest**n for n in steps)
+        taken = [one for one in practised if one and 1 < len(one.added) in steps and max(one.added) <= settings.largest]
+        there_are = len(tokens_to_think.QUESTIONS) * (sum(10 * settings.largest**n for n in steps) - len(taken))
         if wanted > there_are:
-            raise PipelineError(f"which_model: {kind}: found {wanted}, but there are only {there_are} such questions.")
+            raise PipelineError(
+                f"which_model: {kind}: found {wanted}, but there are only {there_are} such questions that nobody practised."
+            )
         fresh: dict[str, str] = {}
         while len(fresh) < wanted:
             problem = tokens_to_think.draw(rng.choice(steps), settings.largest, rng)

@@ -46,6 +46,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 def run(recipe: Recipe) -> None:
     """Count and write, and print every figure; a chapter that is there is written again, since answers may have changed."""
     from pipeline.chapters.chapter import Arm
+    from pipeline.errors import PipelineError
     from pipeline.evaluation.evaluate import format_results
     from pipeline.manifest import MANIFEST, verify
 
@@ -54,6 +55,11 @@ def run(recipe: Recipe) -> None:
     for arm in arms.values():
         if (arm.path / MANIFEST).is_file():
             verify(arm.path)
-    chapter = chapters.find(arguments.chapter).chapter(arms)
+    try:
+        chapter = chapters.find(arguments.chapter).chapter(arms)
+    except KeyError as error:  # rows say it themselves; what lies in them, or was logged, does not
+        raise PipelineError(
+            f"{recipe.path}: models: {error} is missing in what one of them answered or logged."
+        ) from error
     path = chapter.write(arguments.chapter, Path(arguments.output_dir))
     print(f"{format_results(chapter.figures)}\nchapter: {path}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,8 +53,10 @@ def check(recipe: Recipe) -> list[str]:
     complaints += [f"{key}: {path} does not exist" for key, path in paths.items() if not recipe.exists(path)]
     if not complaints and not any(map(recipe.awaits, paths.values())):
         _material(arguments)
-        if identity := settings.get("identity"):
-            chapters.find(arguments.chapter).read_entries(identity)
+        module = chapters.find(arguments.chapter)
+        for one in dataclasses.fields(module.Settings):
+            if (reader := one.metadata.get("path")) and settings.get(one.name):
+                getattr(module, reader)(settings[one.name])
     return complaints
 
 
