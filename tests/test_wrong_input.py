@@ -176,6 +176,12 @@ def test_an_empty_or_overlong_problem(refused, tmp_path):
     assert "Row 4: its prompt has" in message and "exceeds the model's context of 256" in message
 
 
+def test_an_evaluation_whose_answers_cannot_be_judged_stops_before_the_training(refused, tmp_path):
+    asked = rows(tmp_path, {"prompt": "1 + 1?", "answer": "Paris"})
+    message = refused("sft", evaluations={"sums": {"path": str(asked), "scorer": "numeric"}})
+    assert "evaluations.sums" in message and "numeric cannot judge 1 rows: row 1: found the answer 'Paris'" in message
+
+
 def test_too_little_text_for_one_row_and_missing_token_shards(refused, tmp_path, tiny_world):
     wide = tiny_config(max_position_embeddings=100_000)
     message = refused("pretrain", max_length=100_000, model_config=wide, packing_strategy="wrapped")
