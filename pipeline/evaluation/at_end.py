@@ -25,9 +25,8 @@ def training_stage(
     from pipeline.evaluation.specification import load_evaluations
     from pipeline.training import distributed
 
-    load_evaluations(
-        getattr(recipe.arguments, "evaluations", None)
-    )  # questions that cannot be asked are told before the training
+    # Questions that cannot be asked are told before the training.
+    load_evaluations(getattr(recipe.arguments, "evaluations", None))
     with checkpoint.stage_directory(
         recipe, kind, inputs, is_main=distributed.is_main(), wait=distributed.barrier()
     ) as directory:
