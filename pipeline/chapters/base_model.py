@@ -8,7 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.chapters.chapter import Arm, Chapter, by_group, difference, majority_baseline, rate, same_questions, say
+from pipeline.chapters.chapter import (
+    POINTS,
+    Arm,
+    Chapter,
+    by_group,
+    difference,
+    majority_baseline,
+    rate,
+    same_questions,
+    say,
+)
 from pipeline.chapters.material import Attribute, Material, Row, Subject
 from pipeline.errors import PipelineError
 from pipeline.recipe.keys import key
@@ -83,7 +93,8 @@ def chapter(arms: dict[str, Arm]) -> Chapter:
         "chat_ends": rate(chat, lambda row: row["ended"]),
         "completions": rate(completions),
         "best": rate(best),
-        "chat_minus_best": paired_difference([row["correct"] for row in best], [row["correct"] for row in chat]),
+        "chat_minus_best": paired_difference([row["correct"] for row in best], [row["correct"] for row in chat])
+        | POINTS,
         "shots_gain": difference(shots[0], shots[max(SHOTS)]),
         "majority_baseline": majority_baseline(completions),
         "slope_of_doubling": slope_interval(

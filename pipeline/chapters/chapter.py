@@ -18,6 +18,8 @@ from pipeline.statistics import counts, mean_interval, paired_difference, sample
 
 Figure = dict[str, Any]
 FIFTHS = 5
+POINTS = {"unit": "points"}
+"""Of a figure that is the difference of two shares."""
 Holds = Callable[[Row], bool]
 
 
@@ -161,9 +163,10 @@ def chosen(rows: Sequence[Row], column: str, value: Any) -> list[Row]:
 
 
 def difference(before: Sequence[Row], after: Sequence[Row], holds: Holds = is_right) -> Figure:
-    """How much the share of rows for which `holds` changed on the same questions: {value, low, high}."""
+    """How much the share of rows for which `holds` changed on the same questions: {value, low, high, unit}; the report
+    shows it in points."""
     same_questions(before, after)
-    return paired_difference([holds(row) for row in before], [holds(row) for row in after])
+    return paired_difference([holds(row) for row in before], [holds(row) for row in after]) | POINTS
 
 
 def right_samples(row: Row) -> list[bool]:
@@ -189,11 +192,10 @@ def any_right(row: Row) -> bool:
 
 
 def change(before: Sequence[Row], after: Sequence[Row]) -> Figure:
-    """How much the share of right samples changed, bootstrapped over the same questions: {value, low, high}."""
+    """How much the share of right samples changed, bootstrapped over the same questions: as `difference`."""
     same_questions(before, after)
-    return mean_interval(
-        [fmean(right_samples(new)) - fmean(right_samples(old)) for old, new in zip(before, after, strict=True)]
-    )
+    changes = [fmean(right_samples(new)) - fmean(right_samples(old)) for old, new in zip(before, after, strict=True)]
+    return mean_interval(changes) | POINTS
 
 
 def same_questions(before: Sequence[Row], after: Sequence[Row], column: str = "prompt") -> None:
