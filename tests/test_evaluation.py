@@ -16,16 +16,9 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import loading, measure
 from pipeline.evaluation.evaluate import evaluate_checkpoint, model_fingerprint, pending, run_evaluations
 from pipeline.evaluation.generation import Completion, generate, render_prompt
+from pipeline.evaluation.questions import count_questions, few_shot_rows, load_evaluations, questions
 from pipeline.evaluation.scorers import find_scorer, scorer_names, visible_answer
-from pipeline.evaluation.specification import (
-    Evaluation,
-    check_evaluations,
-    count_questions,
-    few_shot_rows,
-    load_evaluations,
-    questions,
-    read_evaluations,
-)
+from pipeline.evaluation.specification import Evaluation, check_evaluations, read_evaluations
 
 QUESTIONS = [f"What is {i} + {i}?" for i in range(10)]
 

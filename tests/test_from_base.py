@@ -7,8 +7,8 @@ import yaml
 from conftest import command, grpo_recipe, sft_recipe, write_jsonl, write_recipe
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.questions import read_examples
 from pipeline.evaluation.rejection import keep
-from pipeline.evaluation.specification import read_examples
 from pipeline.manifest import read_manifest
 from pipeline.recipe import RecipeError
 from pipeline.stages import load_recipe

@@ -12,7 +12,8 @@ from pipeline.evaluation.evaluate import format_results, run_evaluations
 from pipeline.evaluation.likelihood import log_likelihoods
 from pipeline.evaluation.loading import load_checkpoint
 from pipeline.evaluation.measure import figures
-from pipeline.evaluation.specification import Evaluation, check_evaluations, questions
+from pipeline.evaluation.questions import questions
+from pipeline.evaluation.specification import Evaluation, check_evaluations
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.generation import generate, render_prompt
 from pipeline.evaluation.loading import load_checkpoint
-from pipeline.evaluation.specification import are_messages, read_lines
+from pipeline.evaluation.questions import are_messages
+from pipeline.jsonl import lines_of
 from pipeline.manifest import sha256
 from pipeline.rewards import resolve
 from pipeline.statistics import counts, paired_difference
@@ -41,13 +42,7 @@ def read_prompts(path: str, limit: int) -> list[Any]:
 def prompt_rows(path: str, limit: int) -> list[dict[str, Any]]:
     """The same with all that stands in the rows. Raises `PipelineError` that names the row without a `prompt`."""
     rows = []
-    for number, line in enumerate(read_lines(Path(path)), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
+    for number, line, row in lines_of(path):
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if not prompt or not (isinstance(prompt, str) or are_messages(prompt)):
             found = f"the keys {', '.join(row) or 'none'}" if isinstance(row, dict) else "no JSON object"

@@ -116,7 +116,7 @@ def prepare(recipe: Any, args: Any, config_type: type, directory: Any) -> Prepar
     from pipeline.evaluation.decontamination import drop_contaminated
     from pipeline.evaluation.generation import line_end_ids, page
     from pipeline.evaluation.measure import ONE_LINE, base_stops
-    from pipeline.evaluation.specification import read_examples
+    from pipeline.evaluation.questions import read_examples
     from pipeline.tools import load, resolve
     from pipeline.training import data, models, problems
 

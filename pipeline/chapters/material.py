@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from pipeline.errors import PipelineError
+from pipeline.jsonl import lines_of
 from pipeline.recipe.source import dotted, nearest
 from pipeline.recipe.values import Path as Place
 from pipeline.recipe.values import Problem, convert, describe, hints_of, show
@@ -158,18 +159,8 @@ def refuse(path: str | Path, problems: Sequence[Problem]) -> None:
 def read_rows(path: str | Path, **needs: Any) -> list[Row]:
     """Rows of a JSONL file. Raises `PipelineError` naming the file and the first line that is no mapping with the columns
     `needs`, each of its type."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path}: expected a file of rows, one JSON mapping a line: {error}") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
+    for number, line, row in lines_of(path):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in needs.items()):
             columns = " and ".join(f"`{key}` ({describe(kind)})" for key, kind in needs.items())
             wanted = f"a JSON mapping{' with ' * bool(needs)}{columns}"

@@ -22,7 +22,7 @@ def training_stage(
     `afterwards` makes the measurements of a stage's own, on the complete directory.
     """
     from pipeline.evaluation.evaluate import evaluate_checkpoint
-    from pipeline.evaluation.specification import load_evaluations
+    from pipeline.evaluation.questions import load_evaluations
     from pipeline.training import distributed
 
     # Questions that cannot be asked are told before the training.

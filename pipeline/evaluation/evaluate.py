@@ -11,7 +11,8 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.evaluation.benchmarks.specification import Benchmark
 from pipeline.evaluation.measure import answer_rows, figures
-from pipeline.evaluation.specification import Evaluation, data_hash, few_shot_rows, load_evaluations, questions
+from pipeline.evaluation.questions import data_hash, few_shot_rows, load_evaluations, questions
+from pipeline.evaluation.specification import Evaluation
 from pipeline.manifest import MANIFEST, dump, read_manifest, sha256, write_atomically
 
 RESULTS = "evaluation.json"

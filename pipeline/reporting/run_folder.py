@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.evaluate import provenance_of
+from pipeline.jsonl import lines_of
 from pipeline.manifest import MANIFEST, manifest_hash
 from pipeline.recipe.controls import control_of
 
@@ -198,17 +199,9 @@ def json_lines(path: Path) -> tuple[list[Row], int]:
     """The rows of a JSONL file and the number of lines that are none (a kill may cut the last one)."""
     if not path.is_file():
         return [], 0
-    rows, faulty = [], 0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            faulty += bool(line.strip())
-    return rows, faulty
+    found = [content for _, _, content in lines_of(path)]
+    rows = [one for one in found if isinstance(one, dict)]
+    return rows, len(found) - len(rows)
 
 
 def _lacks(stage: Stage) -> list[str]:

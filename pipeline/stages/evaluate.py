@@ -60,7 +60,8 @@ def check(recipe: Recipe) -> list[str]:
 
 def plan(recipe: Recipe) -> dict[str, Any]:
     """The evaluations, and how many questions they ask where that is known."""
-    from pipeline.evaluation.specification import count_questions, read_evaluations
+    from pipeline.evaluation.questions import count_questions
+    from pipeline.evaluation.specification import read_evaluations
 
     evaluations = read_evaluations(recipe.arguments.evaluations)
     questions = count_questions(evaluations)

@@ -169,7 +169,7 @@ def _problems(arguments: Arguments) -> list[dict[str, Any]]:
 
 
 def _examples(arguments: Arguments) -> list[dict[str, Any]]:
-    from pipeline.evaluation.specification import read_examples
+    from pipeline.evaluation.questions import read_examples
 
     return read_examples(str(arguments.few_shot_path), arguments.few_shot or 0)
 
