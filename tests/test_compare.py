@@ -103,5 +103,5 @@ def test_a_model_of_another_run_counts_as_the_same_by_its_name(tmp_path):
         write_stage(
             tmp_path / run, "grpo", "reasoning", ["sft"], {"facts": result(9, 10)}, recipe=recipe, seed=len(run)
         )
-    found = [recipe_of(read_stage(tmp_path / run / "grpo", [])) for run in ("demo", "demo-2", "demo-3")]
+    found = [recipe_of(read_stage(tmp_path / run / "grpo")) for run in ("demo", "demo-2", "demo-3")]
     assert found[0] == found[1] == found[2] and '"model_name_or_path": "sft"' in found[0]

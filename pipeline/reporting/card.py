@@ -50,7 +50,7 @@ def model_card(directory: str | Path, license: str | None = None) -> str:
 
     directory = Path(directory)
     manifest = read_manifest(directory)
-    stage, kind = read_stage(directory, []), manifest.get("kind")
+    stage, kind = read_stage(directory), manifest.get("kind")
     family = list(_ancestry(directory))
     evaluated = _eval_results(stage, _TASKS.get(str(kind), "text-generation"))
     data = ModelCardData(

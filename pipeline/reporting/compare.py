@@ -136,24 +136,22 @@ def _ask(path: str, evaluations: str | Path, output: Path) -> Stage:
         )
     directory.mkdir(parents=True, exist_ok=True)
     evaluate_checkpoint(path, asked, directory=directory)
-    stage = read_stage(directory, [])
+    stage = read_stage(directory)
     return dataclasses.replace(stage, name=path)
 
 
 def _evaluated(path: Path) -> list[Stage]:
-    if (path / "evaluation.json").is_file():
-        damaged: list[str] = []
-        stages = [read_stage(path, damaged, str(path))]
-        stages[0].name = path.name
-    else:
-        run = read_run(path)
-        stages, damaged = [stage for stage in run.stages if stage.evaluations], run.missing
+    alone = (path / "evaluation.json").is_file()
+    stages = [read_stage(path)] if alone else read_run(path).stages
+    damaged = [
+        f"{stage.path / file}: {text}" for stage in stages for file, text in stage.damaged if file == "evaluation.json"
+    ]
+    stages = [stage for stage in stages if alone or stage.evaluations]
     for stage in stages:
         for name in stage.evaluations:
             file = answers_file(stage.path, name)
             if faulty := json_lines(file)[1]:
                 damaged.append(f"{file}: {faulty} lines are not JSON: delete it and evaluate again")
-    damaged = [line for line in damaged if "evaluation.json: " in line or "/evaluation/" in line]
     if damaged:
         raise PipelineError("\n".join(damaged))
     if not stages:

@@ -26,7 +26,8 @@ Row = dict[str, Any]
 
 @dataclass
 class Stage:
-    """One stage's directory, named by its place in the run (`sft`, `r1/sft`). What it lacks is empty."""
+    """One stage's directory, named by its place in the run (`sft`, `r1/sft`). What it lacks is empty; `damaged` holds
+    (file, what is wrong with it)."""
 
     name: str
     path: Path
@@ -35,6 +36,7 @@ class Stage:
     samples: list[Row] = field(default_factory=list)
     evaluations: dict[str, Row] = field(default_factory=dict)
     removed: list[Row] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -124,13 +126,13 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise PipelineError(f"{folder}: no such folder; expected a run, such as runs/demo")
-    missing: list[str] = []
-    stages = [read_stage(path, missing, path.relative_to(folder).as_posix()) for path in _directories(folder)]
+    stages = [read_stage(path, path.relative_to(folder).as_posix()) for path in _directories(folder)]
     if not stages:
         raise PipelineError(
             f"{folder}: no stage's directory in it (none holds {' or '.join(_FILES)}). "
             f"Expected the folder that holds them all, such as runs/demo"
         )
+    missing = [f"{stage.name}/{file}: {text}" for stage in stages for file, text in stage.damaged]
     stages = _in_order(stages)
     for stage in stages:
         missing += _lacks(stage)
@@ -150,33 +152,31 @@ def _directories(folder: Path, depth: int = 2) -> list[Path]:
     return found
 
 
-def read_stage(path: Path, missing: list[str], name: str | None = None) -> Stage:
-    """One stage's directory, by default under its own name; what is damaged in it is added to `missing`."""
+def read_stage(path: Path, name: str | None = None) -> Stage:
+    """One stage's directory, by default under its own name."""
     stage = Stage(name or path.name, path)
     for kind in ("metrics", "samples"):
         rows, faulty = json_lines(path / f"{kind}.jsonl")
         setattr(stage, kind, rows)
         if faulty:
-            missing.append(f"{stage.name}/{kind}.jsonl: {faulty} lines are not JSON and were left out")
+            stage.damaged.append((f"{kind}.jsonl", f"{faulty} lines are not JSON and were left out"))
     for kind, file in (("manifest", MANIFEST), ("evaluations", "evaluation.json"), ("removed", "removed.json")):
         again = "delete it and evaluate again" if kind == "evaluations" else "run the stage that writes it again"
         try:
             content = json.loads((path / file).read_text(encoding="utf-8")) if (path / file).is_file() else None
         except ValueError:
-            missing.append(f"{stage.name}/{file}: not valid JSON: {again}")
+            stage.damaged.append((file, f"not valid JSON: {again}"))
             continue
         expected = type(getattr(stage, kind))
         if isinstance(content, expected):
             setattr(stage, kind, content)
         elif content is not None:
-            missing.append(f"{stage.name}/{file}: found {content!r:.80}, expected a JSON {expected.__name__}: {again}")
+            stage.damaged.append((file, f"found {content!r:.80}, expected a JSON {expected.__name__}: {again}"))
     for name, result in list(stage.evaluations.items()):
         if not is_result(result):
             del stage.evaluations[name]
-            missing.append(
-                f"{stage.name}/evaluation.json: {name}: found {result!r:.80}, expected {{n, correct, rate, low, high}} or "
-                f"{{value, low, high}}: evaluate again"
-            )
+            text = f"found {result!r:.80}, expected {{n, correct, rate, low, high}} or {{value, low, high}}: evaluate again"
+            stage.damaged.append(("evaluation.json", f"{name}: {text}"))
         elif name.endswith("_change"):
             stage.evaluations[name] = result | {"unit": "points"}  # of a rate, as `pipeline.alignment.judge` keeps it
     return stage
